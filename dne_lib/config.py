@@ -1,0 +1,157 @@
+"""Every setting of the method, its data and its training, with the reason for its value.
+
+The paper's hyperparameters are in a supplement that was never published; those marked
+"open" are our choice.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from dne_lib.files import InputError
+
+HAND_UNIT = 0.095  # metres, wrist to middle MCP: the network's unit of length
+HANDS = ("right", "left")  # the hand axis, in InterHand2.6M's order
+VERTICES = 778
+JOINTS = 21
+PARTS = 33  # background, 16 right, 16 left; the paper's 34 is one more than 2 x 16 + 1
+
+
+@dataclass
+class ModelConfig:
+    """The network."""
+
+    backbone: Literal["resnet18", "resnet50"] = "resnet50"  # paper: ResNet-50
+    stages: int = 4  # residual stages kept; 3 drops the one that holds most of the weights
+    pretrained: bool = True  # start the encoder from torchvision's ImageNet weights
+    image_size: int = 256  # input pixels; paper: 256
+    feature_size: int = 64  # H = W of F and of the auxiliary maps; open: IntagHand's heat maps
+    channels: int = 256  # C of F; open
+    modules: int = 3  # M; paper, Table 4: 3 is better than 1. 0 is the baseline alone
+    samples: int = 4  # R while training; open
+    sampling: bool = True  # draw samples while training (Eq. 2); off: one deterministic mean
+    noise_2d: bool = True  # estimate mu_2d (Eq. 3); off: u stays the projection of v
+    noise_3d: bool = True  # estimate mu_3d (Eq. 4); off: v stays the coarse mesh
+    camera_correction: bool = True  # solve Eq. 6-7 after every module; off: keep the coarse camera
+    selection: bool = True  # the best-scored sample goes on; off: the first one
+    gamma: float = 0.1  # Eq. 2: standard deviation per unit of |mu|; open
+    delta: float = 0.01  # Eq. 2: its floor, hand units (1 mm) or NDC (1.3 px at 256); open
+    ridge: float = 1e-2  # xi of Eq. 6; larger shrinks the scale, smaller is unstable; open
+    voxel_grid: int = 16  # cells along each axis of the voxel grid (Fig. 2); open
+    vertex_embedding: int = 16  # learned features that tell phi which vertex it moves; 0: none
+    vertex_coordinates: bool = True  # give phi the vertex's current place too; the paper does not
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how they are changed while training."""
+
+    root: Path = Path("data/builtin")  # an InterHand2.6M v1.0 tree
+    mano: Path | None = None  # folder of the licensed MANO files; None: the built-in hand
+    margin: float = 1.25  # side of the crop over the longer side of the box of the hands
+    rotation: float = 90.0  # degrees either way; paper
+    scale: float = 0.1  # crop size times 1 +- this; paper
+    shift: float = 10.0  # pixels at 256 either way; paper
+    flip: bool = True  # mirror half of the images; paper
+    brightness: float = 0.3  # gain 1 +- this: what IntagHand, whom the paper follows, does with 0.3
+    noise: float = 0.03  # standard deviation of pixel noise, of full range
+    paper_noise: bool = False  # the paper's N(0, 0.3) read literally; drowns the image
+
+
+@dataclass
+class LossConfig:
+    """Weights of Eq. 8-11 (all open) on terms averaged over elements, in hand units and NDC."""
+
+    depth: float = 1.0
+    normals: float = 1.0
+    heatmaps: float = 100.0
+    squared_heatmaps: bool = False  # L2 for the heat maps; L1 as in Eq. 9 otherwise
+    densepose: float = 3.0
+    parts: float = 1.0
+    pose: float = 1.0
+    betas: float = 0.1
+    vertices: float = 10.0  # lambda_3D
+    projections: float = 5.0  # lambda_2D
+    coordinates: float = 5.0  # u + eps_2d against the true projections: not in Eq. 11
+    score: float = 0.1  # ranks the R samples: the paper names a confidence but no loss for it
+
+
+@dataclass
+class TrainConfig:
+    """One stage of training."""
+
+    stage: Literal["coarse", "full"] = "full"  # the baseline alone, or everything end to end
+    initial: str | None = None  # a run folder, a .safetensors file, or "shipped"; None: scratch
+    steps: int = 340_000  # optimiser steps; paper: 30 epochs of 1.36 M images in batches of 120
+    batch_size: int = 120  # paper
+    learning_rate: float = 1e-3  # paper
+    schedule: Literal["paper", "cosine"] = "paper"  # halved every epoch to 1e-6, or cosine to 0
+    warmup: int = 500  # steps of linear warm-up; the cosine schedule only
+    initial_rate: float = 1.0  # learning rate of the parts loaded from `initial`, relative
+    weight_decay: float = 1e-4
+    clip: float = 1.0  # largest gradient norm
+    precision: Literal["no", "bf16"] = "bf16"
+    workers: int = 8  # data-loading processes
+    save_every: int = 1000  # steps between checkpoints
+    log_every: int = 20
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """Everything a run is made of."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def preset(name: Literal["tiny", "paper"]) -> Config:
+    """`paper`: the paper's network and schedule. `tiny`: the same method at laptop size."""
+    if name == "paper":
+        return Config()
+    model = ModelConfig(
+        backbone="resnet18",
+        stages=3,
+        pretrained=False,
+        image_size=128,
+        feature_size=32,
+        channels=64,
+        samples=2,
+    )
+    train = TrainConfig(steps=1000, batch_size=32, schedule="cosine", warmup=100, workers=2)
+    return Config(model=model, train=train)
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Plain values, as they stand in JSON."""
+    values = dataclasses.asdict(config)
+    values["data"] = {k: str(v) if isinstance(v, Path) else v for k, v in values["data"].items()}
+    return values
+
+
+def config_from_dict(values: dict[str, Any], source: Path) -> Config:
+    """The inverse of `config_to_dict`.
+
+    Args:
+        values: what was read.
+        source: the file it was read from, for the error message.
+
+    Raises:
+        InputError: it has fields that this version does not know.
+    """
+    parts = {}
+    for name, kind in get_type_hints(Config).items():
+        known = {f.name for f in dataclasses.fields(kind)}
+        given = values.get(name, {})
+        if unknown := sorted(set(given) - known):
+            raise InputError(
+                f"{source}: {name} has unknown fields {', '.join(unknown)}: it was written by "
+                "another version of dne_lib; use that version, or train again"
+            )
+        parts[name] = kind(**given)
+    parts["data"].root = Path(parts["data"].root)
+    parts["data"].mano = Path(parts["data"].mano) if parts["data"].mano else None
+    return Config(**parts)

@@ -1,0 +1,79 @@
+"""Reading and writing files so that mistakes are explained and nothing written is lost."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: the message says what, where, and what to do."""
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not complete JSON.
+    """
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the folder it should be in") from None
+    except orjson.JSONDecodeError as error:
+        raise InputError(
+            f"{path} is not valid JSON ({error}): it may be half-written, download or write it again"
+        ) from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, replacing what was there only once the new one is safe.
+
+    Raises:
+        InputError: the file cannot be written (disk full, no permission).
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {path} ({error.strerror}): free space or choose another folder; "
+            "files already written are unchanged"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON (NumPy values allowed), whole or not at all; keys become strings.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    write_bytes(path, orjson.dumps(value, option=options))
+
+
+def claim_folder(path: Path, kind: str) -> None:
+    """Create an output folder, or take back one that an earlier call of the same kind made.
+
+    A marker file `.dne-<kind>` tells our folders from a user's own.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be made.
+    """
+    marker = path / f".dne-{kind}"
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: give a folder for the {kind}")
+    if path.is_dir() and not marker.exists() and any(path.iterdir()):
+        raise InputError(
+            f"{path} holds files that are no {kind} of ours: choose another folder or empty this one"
+        )
+    write_bytes(marker, b"")

@@ -1,0 +1,143 @@
+"""The training objective, Eq. 8-11: one function per equation.
+
+`batch` is a collated dictionary of the data set; absent hands and pixels off the hands never
+count. Norms are means over elements, so that a weight means the same at every size.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dne_lib.camera import project
+from dne_lib.config import LossConfig
+from dne_lib.model.auxiliary import Auxiliary
+from dne_lib.model.coarse import Parameters
+from dne_lib.model.network import Output, Stage
+
+Batch = dict[str, Tensor]
+
+
+def masked_l1(
+    predicted: Float[Tensor, "*lead d"], true: Float[Tensor, "*lead d"], mask: Bool[Tensor, "*lead"]
+) -> Float[Tensor, ""]:
+    """Mean absolute difference where the mask is set; zero where it is set nowhere."""
+    difference = (predicted.float() - true).abs().mean(dim=-1)
+    return (difference * mask).sum() / mask.sum().clamp(min=1)
+
+
+def auxiliary_loss(
+    auxiliary: Auxiliary, batch: Batch, config: LossConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """L_aux (Eq. 9): L1 on four maps, cross-entropy on the parts; weighted.
+
+    Depth, normals and DensePose count on the hands only: elsewhere they have no value. The heat
+    maps count everywhere.
+    """
+    on_hand = batch["parts"] > 0
+    dense = {
+        name: masked_l1(
+            rearrange(getattr(auxiliary, name), "b c h w -> b h w c"),
+            rearrange(batch[name], "b c h w -> b h w c"),
+            on_hand,
+        )
+        for name in ("depth", "normals", "densepose")
+    }
+    difference = auxiliary.heatmaps.float() - batch["heatmaps"]
+    heatmaps = difference.square() if config.squared_heatmaps else difference.abs()
+    return {
+        "depth": config.depth * dense["depth"],
+        "normals": config.normals * dense["normals"],
+        "densepose": config.densepose * dense["densepose"],
+        "heatmaps": config.heatmaps * heatmaps.mean(),
+        "parts": config.parts * F.cross_entropy(auxiliary.parts.float(), batch["parts"]),
+    }
+
+
+def mano_loss(
+    parameters: Parameters, batch: Batch, config: LossConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """L_MANO (Eq. 10): L1 on theta (6D rotations) and beta; weighted."""
+    pose = rearrange(parameters.pose, "b hand joint d -> b hand (joint d)")
+    true_pose = rearrange(batch["pose"], "b hand joint d -> b hand (joint d)")
+    return {
+        "pose": config.pose * masked_l1(pose, true_pose, batch["present"]),
+        "betas": config.betas * masked_l1(parameters.betas, batch["betas"], batch["present"]),
+    }
+
+
+def vertex_loss(
+    stages: tuple[Stage, ...], batch: Batch, config: LossConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """L_v (Eq. 11) over every module and sample, with the coarse mesh as m = 0; weighted.
+
+    The paper sums over the R samples; the mean keeps the weight the same whatever R is. Its 2D
+    target is printed as Pi(v_m, c^g), which moves with the prediction; here it is Pi(v^g, c^g).
+    """
+    true_2d = project(batch["vertices"], batch["camera"])
+    losses = {}
+    for m, stage in enumerate(stages):
+        r = len(stage.samples)
+        mask = batch["present"].expand(r, *batch["present"].shape)[..., None].expand(-1, -1, -1, 778)
+        camera = stage.camera.expand(r, *stage.camera.shape)
+        losses[f"vertices_{m}"] = config.vertices * masked_l1(
+            stage.samples, batch["vertices"].expand_as(stage.samples), mask
+        )
+        projections = project(stage.samples, camera)
+        losses[f"projections_{m}"] = config.projections * masked_l1(
+            projections, true_2d.expand_as(projections), mask
+        )
+    return losses
+
+
+def coordinate_loss(output: Output, batch: Batch, config: LossConfig) -> Float[Tensor, ""]:
+    """The image points themselves, regressed and denoised, against the true projections.
+
+    Eq. 11 reaches u only through the four numbers of the camera; this term, which the paper does
+    not have, tells every point where its vertex is.
+    """
+    true = batch["vertices_2d"]
+    mask = batch["present"][..., None].expand(true.shape[:-1])
+    if output.regressed is None:
+        return true.new_zeros(())
+    loss = masked_l1(output.regressed[..., :2], true, mask)
+    for stage in output.stages[1:]:
+        points = stage.coordinates
+        loss = loss + masked_l1(points, true.expand_as(points), mask.expand(points.shape[:-1]))
+    return config.coordinates * loss
+
+
+def score_loss(
+    stages: tuple[Stage, ...], batch: Batch, config: LossConfig
+) -> Float[Tensor, ""]:
+    """Teaches the confidence head to rank the R samples by their true error.
+
+    Cross-entropy between softmax(scores) and softmax(-errors), the errors (3D in hand units plus
+    2D in NDC) standardised within each group of R: their differences are far smaller than those
+    between images.
+    """
+    loss = batch["vertices"].new_zeros(())
+    for stage in stages[1:]:
+        if len(stage.samples) < 2:
+            continue
+        with torch.no_grad():
+            error = (stage.samples - batch["vertices"]).abs().mean(dim=(-1, -2))
+            error += (stage.coordinates - batch["vertices_2d"]).abs().mean(dim=(-1, -2))
+            error = (error - error.mean(dim=0)) / error.std(dim=0).clamp(min=1e-6)
+        each = -((-error).softmax(dim=0) * stage.scores.log_softmax(dim=0)).sum(dim=0)
+        loss = loss + (each * batch["present"]).sum() / batch["present"].sum().clamp(min=1)
+    return config.score * loss
+
+
+def total_loss(
+    output: Output, batch: Batch, config: LossConfig
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """L (Eq. 8) and its weighted terms by name."""
+    terms = auxiliary_loss(output.auxiliary, batch, config)
+    terms |= mano_loss(output.parameters, batch, config)
+    terms |= vertex_loss(output.stages, batch, config)
+    if len(output.stages) > 1:
+        terms["coordinates"] = coordinate_loss(output, batch, config)
+        terms["score"] = score_loss(output.stages, batch, config)
+    return torch.stack(list(terms.values())).sum(), terms

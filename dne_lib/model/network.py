@@ -1,0 +1,163 @@
+"""The whole network: encoder, auxiliary maps, coarse meshes, M dual-noise modules (Fig. 1)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dne_lib.camera import project
+from dne_lib.config import HAND_UNIT, ModelConfig
+from dne_lib.files import InputError
+from dne_lib.mano import HandModel, rotation_6d_to_matrix
+from dne_lib.model.auxiliary import Auxiliary, AuxiliaryBlock
+from dne_lib.model.coarse import CoarseRegressor, Parameters
+from dne_lib.model.encoder import Encoder
+from dne_lib.model.refine import CoordinateRegressor, DualNoiseModule
+
+
+class Stage(NamedTuple):
+    """The meshes after the baseline or after one module; wrist-relative, hand units, NDC."""
+
+    vertices: Float[Tensor, "batch hand 778 3"]  # of the best-scored sample
+    joints: Float[Tensor, "batch hand 21 3"]
+    camera: Float[Tensor, "batch hand 2 2"]
+    projections: Float[Tensor, "batch hand 778 2"]  # Pi(vertices, camera)
+    samples: Float[Tensor, "sample batch hand 778 3"]  # v_{m,r}
+    coordinates: Float[Tensor, "sample batch hand 778 2"]  # u + eps_2d; for the baseline Pi(v, c)
+    scores: Float[Tensor, "sample batch hand"]
+
+
+class Output(NamedTuple):
+    """Everything the network predicts."""
+
+    auxiliary: Auxiliary
+    parameters: Parameters
+    regressed: Float[Tensor, "batch hand 778 3"] | None  # (u_x, u_y, confidence logit)
+    stages: tuple[Stage, ...]  # the baseline's, then one per module
+
+
+def check_model_config(config: ModelConfig) -> None:
+    """Reject settings that cannot be built.
+
+    Raises:
+        InputError: names the field, its value and what it may be.
+    """
+    if config.backbone not in ("resnet18", "resnet50"):
+        raise InputError(f"model.backbone is {config.backbone!r}: use resnet18 or resnet50")
+    if config.stages not in (2, 3, 4):
+        raise InputError(f"model.stages is {config.stages}: keep 2, 3 or 4 stages of the ResNet")
+    if config.image_size % 2 ** (config.stages + 1) or config.image_size < 32:
+        multiple = 2 ** (config.stages + 1)
+        raise InputError(f"model.image_size is {config.image_size}: use a multiple of {multiple}")
+    if config.feature_size * 4 != config.image_size:
+        raise InputError(
+            f"model.feature_size is {config.feature_size}: the encoder gives image_size / 4 = "
+            f"{config.image_size // 4}"
+        )
+    for name in ("channels", "samples", "voxel_grid", "gamma", "delta", "ridge"):
+        if getattr(config, name) <= 0:
+            raise InputError(f"model.{name} is {getattr(config, name)}: it must be above zero")
+    if config.modules < 0 or config.vertex_embedding < 0:
+        raise InputError("model.modules and model.vertex_embedding cannot be negative")
+
+
+class DualNoiseNetwork(nn.Module):
+    """Image to two hand meshes, refined M times.
+
+    In training mode each module draws R noise samples; in evaluation mode it takes the means and
+    the result is deterministic.
+    """
+
+    def __init__(self, config: ModelConfig, hands: HandModel | None = None):
+        """Raises InputError for settings that cannot be built."""
+        super().__init__()
+        check_model_config(config)
+        self.config = config
+        self.hands = hands if hands is not None else HandModel()
+        self.encoder = Encoder(config)
+        self.auxiliary = AuxiliaryBlock(config.channels)
+        self.coarse = CoarseRegressor(config.channels, self.hands)
+        regress = config.noise_2d and config.modules > 0
+        self.regressors = nn.ModuleList(
+            CoordinateRegressor(config.feature_size, config.channels)
+            for _ in range(2 if regress else 0)
+        )
+        self.refiners = nn.ModuleList(DualNoiseModule(config) for _ in range(config.modules))
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch 3 S S"],
+        present: Bool[Tensor, "batch hand"] | None = None,
+        samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        """Run every stage.
+
+        Args:
+            image: RGB in [0, 1].
+            present: refine only these hands (others come back as zeros); None: both.
+            samples: noise draws per module; None: R while training, the means otherwise.
+            generator: source of the noise; None: torch's global one.
+        """
+        if samples is None:
+            samples = self.config.samples if self.training and self.config.sampling else 0
+        features = self.encoder(image)
+        auxiliary, features = self.auxiliary(features)
+        parameters = self.coarse(features)
+        rotations = rotation_6d_to_matrix(parameters.pose)
+        mesh = self.hands(rotations, parameters.betas)
+        vertices = mesh.vertices / HAND_UNIT
+
+        batch = len(image)
+        if present is None:
+            present = torch.ones(batch, 2, dtype=torch.bool, device=image.device)
+        where = present.nonzero(as_tuple=True)
+        stages = [self._stage(where, batch, vertices[where][None], parameters.camera[where])]
+
+        regressed = None
+        if self.regressors:
+            regressed = torch.stack([regressor(features) for regressor in self.regressors], dim=1)
+        v, c = vertices[where], parameters.camera[where]
+        f, u_r = features[where[0]].float(), None if regressed is None else regressed[where]
+        n = torch.arange(len(v), device=v.device)
+        for module in self.refiners:
+            step = module(f, v, c, u_r, where[1], samples, generator)
+            v, c = step.vertices[step.best, n], step.camera
+            stages.append(
+                self._stage(where, batch, step.vertices, c, step.coordinates, step.scores, v)
+            )
+        return Output(auxiliary, parameters, regressed, tuple(stages))
+
+    def _stage(
+        self,
+        where: tuple[Tensor, ...],
+        batch: int,
+        samples: Tensor,
+        camera: Tensor,
+        coordinates: Tensor | None = None,
+        scores: Tensor | None = None,
+        best: Tensor | None = None,
+    ) -> Stage:
+        """Put the hands back on the axes batch and hand."""
+
+        def spread(values: Tensor) -> Tensor:
+            full = values.new_zeros(len(values), batch, 2, *values.shape[2:])
+            full[:, where[0], where[1]] = values
+            return full
+
+        best = samples[0] if best is None else best
+        if coordinates is None:
+            coordinates = project(samples, camera.expand(len(samples), *camera.shape))
+        if scores is None:
+            scores = samples.new_zeros(samples.shape[:2])
+        vertices, camera = spread(best[None])[0], spread(camera[None])[0]
+        return Stage(
+            vertices=vertices,
+            joints=self.hands.regress_joints(vertices),
+            camera=camera,
+            projections=project(vertices, camera),
+            samples=spread(samples),
+            coordinates=spread(coordinates),
+            scores=spread(scores),
+        )

@@ -1,0 +1,220 @@
+"""The dual-noise-estimation module: Eq. 3, Eq. 4, and one step of camera correction.
+
+Everything here works on a flat list of hands (`n`): the network gathers the hands that are
+present from both axes, batch and hand, before the first module, and puts them back at the end.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dne_lib.camera import project, ridge_camera
+from dne_lib.config import VERTICES, ModelConfig
+from dne_lib.model.noise import sample_noise
+
+
+def interpolate(
+    features: Float[Tensor, "n C H W"], points: Float[Tensor, "n v 2"]
+) -> Float[Tensor, "n v C"]:
+    """Image-aligned features: F read at NDC points, bilinearly; beyond the border, the border's."""
+    sampled = F.grid_sample(
+        features.float(), points[:, :, None], padding_mode="border", align_corners=False
+    )
+    return rearrange(sampled, "n c v 1 -> n v c")
+
+
+class _MaxOverCell(torch.autograd.Function):
+    """Each row becomes the maximum over all rows of its cell.
+
+    The derivative of `scatter_reduce` is far slower on a CPU; here each maximum hands its
+    gradient to the row it came from (to each of them where rows tie).
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, cell: Tensor, cells: int) -> Tensor:  # pyright: ignore
+        lowest = rows.new_full((cells, rows.shape[1]), -torch.inf)
+        index = cell[:, None].expand_as(rows)
+        out = lowest.scatter_reduce(0, index, rows, "amax").index_select(0, cell)
+        ctx.save_for_backward(rows == out, cell)
+        ctx.cells = cells
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # pyright: ignore
+        highest, cell = ctx.saved_tensors
+        total = gradient.new_zeros(ctx.cells, gradient.shape[1]).index_add(0, cell, gradient)
+        return total.index_select(0, cell) * highest, None, None
+
+
+def three_views(
+    features: Float[Tensor, "n v C"], vertices: Float[Tensor, "n v 3"], grid: int
+) -> list[Float[Tensor, "n v C"]]:
+    """What each vertex sees on the front, lateral and top views of the voxel grid (Fig. 2).
+
+    Vertices are normalised to their bounding cube and dropped into grid^3 voxels. Aggregating by
+    maximum inside a voxel and then along an axis is one maximum over the column, so the dense
+    volume is never built: a vertex reads the maximum over its own column.
+
+    Args:
+        features: one vector per vertex.
+        vertices: in any unit; only their relative places matter.
+        grid: cells along each axis.
+
+    Returns:
+        front (columns along z), lateral (along x), top (along y).
+    """
+    low = vertices.amin(dim=1, keepdim=True)
+    side = (vertices.amax(dim=1, keepdim=True) - low).amax(dim=2, keepdim=True).clamp(min=1e-6)
+    x, y, z = ((vertices - low) / side * grid).long().clamp(0, grid - 1).unbind(dim=-1)
+    n = torch.arange(len(vertices), device=vertices.device)[:, None]
+    rows = rearrange(features, "n v c -> (n v) c")
+    views = []
+    for column, row in ((x, y), (z, y), (x, z)):
+        cell = ((n * grid + row) * grid + column).flatten()
+        most = _MaxOverCell.apply(rows, cell, len(vertices) * grid * grid)
+        views.append(most.view_as(features))
+    return views
+
+
+class ConcatMLP(nn.Module):
+    """Concatenation followed by an MLP, as the paper realises phi and varphi.
+
+    A linear layer on a concatenation is the sum of linear layers on its parts, which spares the
+    widest array of the network. The last layer starts at zero: a fresh module moves nothing.
+    """
+
+    def __init__(self, inputs: list[int], hidden: int, outputs: int):
+        super().__init__()
+        self.inputs = inputs
+        self.first = nn.Linear(sum(inputs), hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Parts share all axes but the last; axes of size one broadcast."""
+        weights = self.first.weight.split(self.inputs, dim=1)
+        pairs = zip(parts, weights, strict=True)
+        x = self.first.bias + sum(F.linear(part, weight) for part, weight in pairs)
+        return self.last(F.gelu(self.second(F.gelu(x)))).float()
+
+
+class CoordinateRegressor(nn.Module):
+    """2D coordinates read off the whole of F by two MLPs: (HW) x C to N x C to N x 3.
+
+    Computed once and shared by the modules, since F does not change between them.
+    """
+
+    def __init__(self, feature_size: int, channels: int, hidden: int = 256):
+        super().__init__()
+        self.places = nn.Sequential(
+            nn.Linear(feature_size**2, hidden), nn.GELU(), nn.Linear(hidden, VERTICES)
+        )
+        self.channels = nn.Sequential(
+            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, 3)
+        )
+
+    def forward(self, features: Float[Tensor, "n C H W"]) -> Float[Tensor, "n v 3"]:
+        """F to (u_x, u_y, confidence logit) of every vertex, NDC."""
+        tokens = self.places(rearrange(features, "n c h w -> n c (h w)"))
+        return self.channels(rearrange(tokens, "n c v -> n v c")).float()
+
+
+class Refinement(NamedTuple):
+    """What one module returns; samples lead."""
+
+    vertices: Float[Tensor, "sample n v 3"]  # v + eps_3d, hand units
+    coordinates: Float[Tensor, "sample n v 2"]  # u + eps_2d, NDC
+    scores: Float[Tensor, "sample n"]  # higher is better
+    best: Int[Tensor, " n"]
+    camera: Float[Tensor, "n 2 2"]
+
+
+class DualNoiseModule(nn.Module):
+    """Refines vertices, their image points and the camera of each hand."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        c, hidden = config.channels, 2 * config.channels
+        where, own = [], []  # inputs the paper does not have: see the configuration
+        if config.vertex_embedding:
+            self.embedding = nn.Parameter(0.1 * torch.randn(2, VERTICES, config.vertex_embedding))
+            where += [config.vertex_embedding]
+        if config.vertex_coordinates:
+            where += [3 + 2 + 2]
+            own = [c]
+        if config.noise_2d:
+            self.phi = ConcatMLP([c, c, *where], hidden, 2)
+        if config.noise_3d:
+            self.varphi = ConcatMLP([c, c, c, *own, *where], hidden, 3)
+        self.score = ConcatMLP([c, c, c, 2, 3], c, 1)
+
+    def forward(
+        self,
+        features: Float[Tensor, "n C H W"],
+        vertices: Float[Tensor, "n v 3"],
+        camera: Float[Tensor, "n 2 2"],
+        regressed: Float[Tensor, "n v 3"] | None,
+        side: Int[Tensor, " n"],
+        samples: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Refinement:
+        """One step of refinement.
+
+        Args:
+            features: F of the image each hand is in.
+            vertices: the mesh to refine; wrist-relative, hand units.
+            camera: the camera that goes with it.
+            regressed: (u_x, u_y, confidence logit) from the `CoordinateRegressor`; None when the
+                2D noise is switched off.
+            side: 0 for a right hand, 1 for a left.
+            samples: R draws of the noise; 0 takes the means, as the paper does at inference.
+            generator: source of the noise.
+        """
+        config = self.config
+        projected = project(vertices, camera)
+        u, mean_2d = projected, torch.zeros_like(projected)
+        if regressed is not None:
+            own_point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
+            u = gate * own_point + (1 - gate) * projected
+            f_p, f_r = interpolate(features, projected), interpolate(features, own_point)
+            mean_2d = self.phi([f_p, f_r, *self._where(vertices, projected, u, side)])  # Eq. 3
+
+        drawn = []
+        for _ in range(max(samples, 1)):
+            epsilon_2d, epsilon_3d = mean_2d, torch.zeros_like(vertices)
+            if samples and config.noise_2d:
+                epsilon_2d = sample_noise(mean_2d, config.gamma, config.delta, generator)
+            points = u + epsilon_2d
+            aligned = interpolate(features, points)
+            views = three_views(aligned, vertices, config.voxel_grid)
+            if config.noise_3d:
+                own = [aligned] if config.vertex_coordinates else []
+                where = self._where(vertices, projected, points, side)
+                epsilon_3d = mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
+                if samples:
+                    epsilon_3d = sample_noise(mean_3d, config.gamma, config.delta, generator)
+            # Detached, so that learning to rank samples does not bend what they are made of.
+            seen = [part.detach() for part in (*views, epsilon_2d, epsilon_3d)]
+            score = self.score(seen).mean(dim=(-1, -2))
+            drawn.append((vertices + epsilon_3d, points, score))
+
+        refined, coordinates, scores = (torch.stack(each) for each in zip(*drawn, strict=True))
+        best = scores.argmax(dim=0) if config.selection else torch.zeros_like(side)
+        if config.camera_correction:
+            n = torch.arange(len(side), device=side.device)
+            camera = ridge_camera(refined[best, n], coordinates[best, n], config.ridge)  # Eq. 7
+        return Refinement(refined, coordinates, scores, best, camera)
+
+    def _where(self, vertices: Tensor, projected: Tensor, u: Tensor, side: Tensor) -> list[Tensor]:
+        """Which vertex this is and where it now stands, as far as switched on."""
+        parts = [self.embedding[side]] if self.config.vertex_embedding else []
+        if self.config.vertex_coordinates:
+            parts.append(torch.cat([vertices, projected, u], dim=-1))
+        return parts

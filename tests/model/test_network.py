@@ -1,0 +1,170 @@
+import dataclasses
+
+import pytest
+import torch
+
+from dne_lib.config import ModelConfig, preset
+from dne_lib.files import InputError
+from dne_lib.mano import HandModel
+from dne_lib.model import DualNoiseNetwork
+
+SMALL = ModelConfig(
+    backbone="resnet18",
+    stages=2,
+    pretrained=False,
+    image_size=64,
+    feature_size=16,
+    channels=16,
+    modules=2,
+    samples=2,
+)
+
+
+@pytest.fixture(scope="module")
+def hands():
+    return HandModel()
+
+
+def build(hands, **changes):
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(dataclasses.replace(SMALL, **changes), hands)
+    for name, parameter in network.named_parameters():
+        if "last.weight" in name:  # fresh modules move nothing: stir them
+            torch.nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_shapes_of_every_output(hands, image):
+    network = build(hands).train()
+    out = network(image)
+    assert out.auxiliary.depth.shape == (3, 1, 16, 16)
+    assert out.auxiliary.heatmaps.shape == (3, 42, 16, 16)
+    assert out.auxiliary.parts.shape == (3, 33, 16, 16)
+    assert out.parameters.pose.shape == (3, 2, 16, 6)
+    assert [len(stage.samples) for stage in out.stages] == [1, 2, 2]
+    for stage in out.stages:
+        assert stage.vertices.shape == (3, 2, 778, 3)
+        assert stage.joints.shape == (3, 2, 21, 3)
+        assert stage.camera.shape == (3, 2, 2, 2)
+        assert stage.projections.shape == (3, 2, 778, 2)
+
+
+def test_evaluation_twice_gives_the_same_bits(hands, image):
+    network = build(hands).eval()
+    with torch.no_grad():
+        first, second = network(image), network(image)
+    for a, b in zip(first.stages, second.stages, strict=True):
+        assert torch.equal(a.vertices, b.vertices)
+        assert torch.equal(a.projections, b.projections)
+
+
+def test_training_samples_and_a_generator_repeats_them(hands, image):
+    network = build(hands).train()
+    draws = [
+        network(image, generator=torch.Generator().manual_seed(seed)).stages[-1].vertices
+        for seed in (1, 1, 2)
+    ]
+    torch.testing.assert_close(draws[0], draws[1])
+    assert not torch.allclose(draws[0], draws[2])
+
+
+def test_sampling_off_trains_on_the_means(hands, image):
+    out = build(hands, sampling=False).train()(image)
+    assert [len(stage.samples) for stage in out.stages] == [1, 1, 1]
+
+
+def test_sampling_at_inference_is_an_option(hands, image):
+    network = build(hands).eval()
+    assert len(network(image, samples=5).stages[-1].samples) == 5
+
+
+def test_gradients_reach_every_parameter(hands, image):
+    network = build(hands).train()
+    out = network(image)
+    loss = sum(maps.square().mean() for maps in out.auxiliary)
+    loss = loss + sum(value.square().mean() for value in out.parameters[:3])
+    for stage in out.stages:
+        loss = loss + stage.samples.square().mean() + stage.projections.square().mean()
+        loss = loss + stage.coordinates.square().mean() + stage.scores.square().mean()
+    loss.backward()
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+def test_hands_that_are_absent_change_nothing_for_the_others(hands, image):
+    network = build(hands).eval()
+    present = torch.tensor([[True, False], [True, True], [False, True]])
+    with torch.no_grad():
+        both, some = network(image), network(image, present)
+    for a, b in zip(both.stages, some.stages, strict=True):
+        torch.testing.assert_close(a.vertices[present], b.vertices[present])
+        torch.testing.assert_close(a.projections[present], b.projections[present])
+        assert not b.vertices[~present].any()
+
+
+def test_an_image_without_hands_passes(hands, image):
+    out = build(hands).train()(image, torch.zeros(3, 2, dtype=torch.bool))
+    assert not out.stages[-1].vertices.any()
+
+
+def test_without_modules_it_is_the_baseline(hands, image):
+    full, coarse = build(hands).eval(), build(hands, modules=0).eval()
+    state = {k: v for k, v in full.state_dict().items() if k in coarse.state_dict()}
+    coarse.load_state_dict(state)
+    with torch.no_grad():
+        a, b = full(image), coarse(image)
+    assert len(b.stages) == 1
+    assert torch.equal(a.stages[0].vertices, b.stages[0].vertices)
+
+
+def test_attention_sums_to_one_and_weighs_the_maps(hands, image):
+    parameters = build(hands)(image).parameters
+    torch.testing.assert_close(parameters.attention.sum(dim=(-1, -2)), torch.ones(3, 2, 18))
+
+
+def test_a_fresh_network_starts_at_the_mean_hand(hands):
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(SMALL, hands)
+    network.coarse.maps.weight.data.zero_()
+    out = network(torch.rand(1, 3, 64, 64))
+    mean = hands(hands.mano_rotations(torch.zeros(1, 2, 48)), torch.zeros(1, 2, 10))
+    torch.testing.assert_close(out.stages[0].vertices * 0.095, mean.vertices, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.stages[0].camera[..., 0], torch.full((1, 2, 2), 0.6))
+
+
+def test_weights_on_disk_hold_nothing_of_the_hand_model(hands):
+    assert not [name for name in build(hands).state_dict() if name.startswith("hands")]
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_presets_run(hands, name):
+    config = preset(name).model
+    config.pretrained = False
+    network = DualNoiseNetwork(config, hands).eval()
+    with torch.no_grad():
+        out = network(torch.rand(1, 3, config.image_size, config.image_size))
+    assert len(out.stages) == 4
+    assert out.auxiliary.depth.shape[-1] == config.feature_size
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"backbone": "vgg"}, "backbone"),
+        ({"stages": 1}, "stages"),
+        ({"image_size": 100}, "image_size"),
+        ({"feature_size": 32}, "feature_size"),
+        ({"gamma": 0.0}, "gamma"),
+        ({"modules": -1}, "modules"),
+    ],
+)
+def test_settings_that_cannot_be_built(hands, change, names):
+    config = dataclasses.replace(SMALL)
+    vars(config).update(change)  # past the type check, as a value read from a file would be
+    with pytest.raises(InputError, match=names):
+        DualNoiseNetwork(config, hands)

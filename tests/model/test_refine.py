@@ -1,0 +1,180 @@
+import math
+
+import pytest
+import torch
+
+from dne_lib.config import ModelConfig
+from dne_lib.model.refine import (
+    ConcatMLP,
+    CoordinateRegressor,
+    DualNoiseModule,
+    _MaxOverCell,
+    interpolate,
+    three_views,
+)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def bilinear(features, x, y):
+    """Features of one image at one NDC point, from the four pixels around it."""
+    _, height, width = features.shape
+    column = (x + 1) / 2 * width - 0.5
+    row = (y + 1) / 2 * height - 0.5
+    left, top = math.floor(column), math.floor(row)
+    total = torch.zeros(len(features))
+    for r in (top, top + 1):
+        for c in (left, left + 1):
+            weight = (1 - abs(column - c)) * (1 - abs(row - r))
+            inside = features[:, min(max(r, 0), height - 1), min(max(c, 0), width - 1)]
+            total += weight * inside
+    return total
+
+
+def test_interpolation_is_bilinear_between_pixel_centres(generator):
+    features = torch.rand(2, 5, 6, 6, generator=generator)
+    points = torch.rand(2, 7, 2, generator=generator) * 2 - 1
+    expected = torch.stack(
+        [
+            torch.stack([bilinear(f, x.item(), y.item()) for x, y in p])
+            for f, p in zip(features, points, strict=True)
+        ]
+    )
+    torch.testing.assert_close(interpolate(features, points), expected)
+
+
+def dense_views(features, vertices, grid):
+    """Fig. 2 word by word: fill a voxel volume, max-pool along each axis, read back."""
+    views = [torch.zeros_like(features) for _ in range(3)]
+    for n, (f, v) in enumerate(zip(features, vertices, strict=True)):
+        low = v.min(0).values
+        side = (v.max(0).values - low).max()
+        cells = ((v - low) / side * grid).long().clamp(max=grid - 1)
+        volume = torch.full((grid, grid, grid, f.shape[1]), -torch.inf)
+        for (x, y, z), row in zip(cells.tolist(), f, strict=True):
+            volume[x, y, z] = torch.maximum(volume[x, y, z], row)
+        x, y, z = cells.unbind(1)
+        views[0][n] = volume.amax(2)[x, y]
+        views[1][n] = volume.amax(0)[y, z]
+        views[2][n] = volume.amax(1)[x, z]
+    return views
+
+
+@pytest.mark.parametrize("grid", [1, 4, 16])
+def test_three_views_equal_a_dense_volume(generator, grid):
+    features = torch.randn(2, 60, 5, generator=generator)
+    vertices = torch.randn(2, 60, 3, generator=generator) * torch.tensor([1.0, 0.3, 2.0])
+    expected = dense_views(features, vertices, grid)
+    for got, want in zip(three_views(features, vertices, grid), expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_three_views_of_a_collapsed_mesh_are_finite(generator):
+    features = torch.randn(1, 9, 2, generator=generator)
+    for view in three_views(features, torch.ones(1, 9, 3), 8):
+        torch.testing.assert_close(view, features.amax(1, keepdim=True).expand_as(features))
+
+
+def test_gradient_of_the_maximum_over_a_cell(generator):
+    rows = torch.randn(12, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    cell = torch.randint(0, 5, (12,), generator=generator)
+    assert torch.autograd.gradcheck(lambda r: _MaxOverCell.apply(r, cell, 5), (rows,))
+
+
+def test_concat_mlp_is_an_mlp_on_the_concatenation(generator):
+    mlp = ConcatMLP([4, 1, 3], 8, 2)
+    torch.nn.init.normal_(mlp.last.weight, generator=generator)
+    parts = [torch.randn(2, 6, d, generator=generator) for d in (4, 1, 3)]
+    x = torch.nn.functional.gelu(mlp.first(torch.cat(parts, dim=-1)))
+    torch.testing.assert_close(mlp(parts), mlp.last(torch.nn.functional.gelu(mlp.second(x))))
+
+
+def test_regressor_gives_three_numbers_a_vertex(generator):
+    features = torch.randn(2, 8, 16, 16, generator=generator)
+    assert CoordinateRegressor(16, 8)(features).shape == (2, 778, 3)
+
+
+@pytest.fixture
+def inputs(generator):
+    n = 3
+    return {
+        "features": torch.randn(n, 8, 16, 16, generator=generator),
+        "vertices": torch.randn(n, 778, 3, generator=generator) * 0.5,
+        "camera": torch.tensor([[0.5, 0.1], [0.5, -0.1]]).expand(n, 2, 2),
+        "regressed": torch.rand(n, 778, 3, generator=generator) - 0.5,
+        "side": torch.tensor([0, 1, 0]),
+    }
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    module = DualNoiseModule(ModelConfig(channels=8, feature_size=16, **changes))
+    for name, parameter in module.named_parameters():
+        if "last" in name:  # a fresh module moves nothing: stir it
+            torch.nn.init.normal_(parameter, std=0.1)
+    return module
+
+
+def test_a_fresh_module_keeps_the_mesh(inputs):
+    module = DualNoiseModule(ModelConfig(channels=8))
+    torch.testing.assert_close(module(**inputs).vertices[0], inputs["vertices"])
+
+
+def test_without_samples_the_means_are_taken(inputs):
+    module = build()
+    assert torch.equal(module(**inputs).vertices, module(**inputs).vertices)
+    draws = [module(**inputs, samples=64).vertices.mean(0) for _ in range(2)]
+    assert not torch.equal(*draws)
+
+
+def test_samples_scatter_as_eq_2_says(inputs, generator):
+    module = build(noise_2d=False, gamma=0.2, delta=0.05)
+    inputs["regressed"] = None
+    mean = module(**inputs).vertices[0] - inputs["vertices"]
+    draws = module(**inputs, samples=400, generator=generator).vertices
+    spread = (draws - inputs["vertices"]).std(0)
+    torch.testing.assert_close(spread.mean(), (0.2 * mean.abs() + 0.05).mean(), rtol=0.02, atol=0)
+
+
+def test_the_number_of_samples(inputs):
+    out = build()(**inputs, samples=5)
+    assert out.vertices.shape == (5, 3, 778, 3)
+    assert out.scores.shape == (5, 3)
+
+
+def test_2d_noise_off_keeps_the_projection_as_u(inputs):
+    inputs["regressed"] = None
+    out = build(noise_2d=False)(**inputs, samples=2)
+    projected = inputs["camera"][:, :, 0][:, None] * inputs["vertices"][..., :2]
+    projected = projected + inputs["camera"][:, :, 1][:, None]
+    torch.testing.assert_close(out.coordinates, projected.expand(2, -1, -1, -1))
+
+
+def test_3d_noise_off_keeps_the_vertices(inputs):
+    out = build(noise_3d=False)(**inputs, samples=2)
+    torch.testing.assert_close(out.vertices, inputs["vertices"].expand(2, -1, -1, -1))
+    assert not torch.allclose(out.coordinates[0], out.coordinates[1])
+
+
+def test_camera_correction_off_keeps_the_camera(inputs):
+    on, off = build()(**inputs), build(camera_correction=False)(**inputs)
+    assert torch.equal(off.camera, inputs["camera"])
+    assert not torch.allclose(on.camera, off.camera)
+    assert torch.equal(on.vertices, off.vertices)
+
+
+def test_selection_takes_the_best_score_or_the_first(inputs, generator):
+    module = build()
+    out = module(**inputs, samples=6, generator=generator)
+    assert torch.equal(out.best, out.scores.argmax(0))
+    assert build(selection=False)(**inputs, samples=6).best.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"vertex_embedding": 0}, {"vertex_coordinates": False}, {"voxel_grid": 4}]
+)
+def test_other_switches_change_the_result(inputs, change):
+    assert not torch.allclose(build()(**inputs).vertices, build(**change)(**inputs).vertices)

@@ -1,0 +1,173 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dne_lib.camera import project
+from dne_lib.config import LossConfig, ModelConfig
+from dne_lib.losses import (
+    auxiliary_loss,
+    coordinate_loss,
+    mano_loss,
+    masked_l1,
+    score_loss,
+    total_loss,
+    vertex_loss,
+)
+from dne_lib.mano import HandModel
+from dne_lib.model import DualNoiseNetwork
+
+CONFIG = ModelConfig(
+    backbone="resnet18",
+    stages=2,
+    pretrained=False,
+    image_size=32,
+    feature_size=8,
+    channels=8,
+    modules=2,
+    samples=3,
+)
+LOSS = LossConfig()
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(0)
+    vertices = torch.randn(2, 2, 778, 3, generator=g) * 0.4
+    camera = torch.tensor([[0.5, 0.1], [0.5, -0.2]]).expand(2, 2, 2, 2)
+    present = torch.tensor([[True, False], [True, True]])
+    parts = torch.randint(0, 33, (2, 8, 8), generator=g)
+    return {
+        "present": present,
+        "vertices": vertices * present[..., None, None],
+        "vertices_2d": project(vertices, camera) + 0.01,
+        "pose": torch.randn(2, 2, 16, 6, generator=g),
+        "betas": torch.randn(2, 2, 10, generator=g),
+        "camera": camera,
+        "depth": torch.randn(2, 1, 8, 8, generator=g),
+        "normals": torch.randn(2, 3, 8, 8, generator=g),
+        "heatmaps": torch.rand(2, 42, 8, 8, generator=g),
+        "densepose": torch.rand(2, 3, 8, 8, generator=g),
+        "parts": parts,
+    }
+
+
+@pytest.fixture
+def output():
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(CONFIG, HandModel()).train()
+    return network(torch.rand(2, 3, 32, 32))
+
+
+def test_masked_l1_by_hand():
+    predicted = torch.tensor([[1.0, 2.0], [9.0, 9.0]])
+    loss = masked_l1(predicted, torch.zeros(2, 2), torch.tensor([True, False]))
+    assert loss.item() == 1.5
+
+
+def test_masked_l1_of_nothing_is_zero():
+    assert masked_l1(torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2).bool()).item() == 0
+
+
+def test_auxiliary_loss_by_hand(output, batch):
+    terms = auxiliary_loss(output.auxiliary, batch, LOSS)
+    total, count = 0.0, 0
+    for b in range(2):
+        for row in range(8):
+            for column in range(8):
+                if batch["parts"][b, row, column] > 0:
+                    pixel = output.auxiliary.depth - batch["depth"]
+                    total += pixel[b, 0, row, column].abs().item()
+                    count += 1
+    assert terms["depth"].item() == pytest.approx(LOSS.depth * total / count, rel=1e-5)
+    heat = (output.auxiliary.heatmaps - batch["heatmaps"]).abs().mean()
+    assert terms["heatmaps"].item() == pytest.approx(LOSS.heatmaps * heat.item(), rel=1e-5)
+    parts = F.cross_entropy(output.auxiliary.parts, batch["parts"])
+    assert terms["parts"].item() == pytest.approx(LOSS.parts * parts.item(), rel=1e-5)
+
+
+def test_squared_heat_maps(output, batch):
+    terms = auxiliary_loss(output.auxiliary, batch, LossConfig(squared_heatmaps=True, heatmaps=2.0))
+    expected = 2 * F.mse_loss(output.auxiliary.heatmaps, batch["heatmaps"])
+    torch.testing.assert_close(terms["heatmaps"], expected)
+
+
+def test_mano_loss_by_hand(output, batch):
+    terms = mano_loss(output.parameters, batch, LOSS)
+    error = (output.parameters.pose - batch["pose"]).abs().flatten(2).mean(-1)
+    expected = (error[0, 0] + error[1, 0] + error[1, 1]) / 3
+    torch.testing.assert_close(terms["pose"], LOSS.pose * expected)
+
+
+def test_vertex_loss_counts_every_stage_and_sample(output, batch):
+    terms = vertex_loss(output.stages, batch, LOSS)
+    assert sorted(terms) == [f"{n}_{m}" for n in ("projections", "vertices") for m in range(3)]
+    stage, hands = output.stages[2], [(0, 0), (1, 0), (1, 1)]
+    each = [
+        (stage.samples[r, b, h] - batch["vertices"][b, h]).abs().mean()
+        for r in range(3)
+        for b, h in hands
+    ]
+    torch.testing.assert_close(terms["vertices_2"], LOSS.vertices * torch.stack(each).mean())
+    each = [
+        (
+            project(stage.samples[r, b, h], stage.camera[b, h])
+            - project(batch["vertices"][b, h], batch["camera"][b, h])
+        )
+        .abs()
+        .mean()
+        for r in range(3)
+        for b, h in hands
+    ]
+    torch.testing.assert_close(terms["projections_2"], LOSS.projections * torch.stack(each).mean())
+
+
+def test_the_truth_costs_nothing(output, batch):
+    perfect = tuple(
+        stage._replace(samples=batch["vertices"].expand_as(stage.samples), camera=batch["camera"])
+        for stage in output.stages
+    )
+    for value in vertex_loss(perfect, batch, LOSS).values():
+        assert value.item() == 0
+
+
+def test_coordinate_loss_by_hand(output, batch):
+    mask = batch["present"]
+    true = batch["vertices_2d"]
+    expected = (output.regressed[..., :2] - true).abs()[mask].mean()
+    for stage in output.stages[1:]:
+        expected = expected + (stage.coordinates - true).abs()[:, mask].mean()
+    torch.testing.assert_close(coordinate_loss(output, batch, LOSS), LOSS.coordinates * expected)
+
+
+def test_score_loss_is_least_for_the_true_order(output, batch):
+    errors = [
+        (s.samples - batch["vertices"]).abs().mean((-1, -2))
+        + (s.coordinates - batch["vertices_2d"]).abs().mean((-1, -2))
+        for s in output.stages
+    ]
+
+    def loss(sign):
+        stages = tuple(
+            stage._replace(scores=sign * (e - e.mean(0)) / e.std(0, correction=0))
+            for stage, e in zip(output.stages, errors, strict=True)
+        )
+        return score_loss(stages, batch, LOSS).item()
+
+    assert loss(-1.0) < loss(0.0) < loss(1.0)
+
+
+def test_an_absent_hand_changes_no_loss(output, batch):
+    _, before = total_loss(output, batch, LOSS)
+    changed = dict(batch)
+    for name in ("vertices", "vertices_2d", "pose", "betas", "camera"):
+        changed[name] = batch[name].clone()
+        changed[name][0, 1] = 1e3  # the left hand of image 0 is absent
+    _, after = total_loss(output, changed, LOSS)
+    for name in before:
+        torch.testing.assert_close(before[name], after[name])
+
+
+def test_total_is_the_sum_of_its_terms(output, batch):
+    total, terms = total_loss(output, batch, LOSS)
+    torch.testing.assert_close(total, torch.stack(list(terms.values())).sum())
+    assert {"depth", "pose", "betas", "vertices_0", "coordinates", "score"} <= set(terms)
