@@ -151,7 +151,6 @@ def config_from_dict(values: dict[str, Any], source: Path) -> Config:
                 f"{source}: {name} has unknown fields {', '.join(unknown)}: it was written by "
                 "another version of dne_lib; use that version, or train again"
             )
-        parts[name] = kind(**given)
-    parts["data"].root = Path(parts["data"].root)
-    parts["data"].mano = Path(parts["data"].mano) if parts["data"].mano else None
+        paths = {k: Path(v) for k, v in given.items() if k in ("root", "mano") and v is not None}
+        parts[name] = kind(**{**given, **paths})
     return Config(**parts)

@@ -79,7 +79,9 @@ def vertex_loss(
     losses = {}
     for m, stage in enumerate(stages):
         r = len(stage.samples)
-        mask = batch["present"].expand(r, *batch["present"].shape)[..., None].expand(-1, -1, -1, 778)
+        mask = (
+            batch["present"].expand(r, *batch["present"].shape)[..., None].expand(-1, -1, -1, 778)
+        )
         camera = stage.camera.expand(r, *stage.camera.shape)
         losses[f"vertices_{m}"] = config.vertices * masked_l1(
             stage.samples, batch["vertices"].expand_as(stage.samples), mask
@@ -108,9 +110,7 @@ def coordinate_loss(output: Output, batch: Batch, config: LossConfig) -> Float[T
     return config.coordinates * loss
 
 
-def score_loss(
-    stages: tuple[Stage, ...], batch: Batch, config: LossConfig
-) -> Float[Tensor, ""]:
+def score_loss(stages: tuple[Stage, ...], batch: Batch, config: LossConfig) -> Float[Tensor, ""]:
     """Teaches the confidence head to rank the R samples by their true error.
 
     Cross-entropy between softmax(scores) and softmax(-errors), the errors (3D in hand units plus

@@ -1,0 +1,234 @@
+"""`dne synthesize | train | evaluate | predict`."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from tyro.conf import Positional, subcommand
+
+from dne_lib import config as settings
+from dne_lib.config import Config, DataConfig, preset
+from dne_lib.data.interhand import FILES
+from dne_lib.data.synthesize import synthesize
+from dne_lib.evaluate import (
+    HEADER,
+    default_device,
+    floor_row,
+    format_table,
+    protocol_summary,
+    report,
+    summary,
+    table_rows,
+)
+from dne_lib.files import InputError
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.predict import parse_box, predict, save
+from dne_lib.train import SHIPPED, load_network, read_weights, train
+
+logger = logging.getLogger(__name__)
+
+# What `dne train` renders where there is no data yet: some four minutes on two cores.
+TRAIN_IMAGES, TEST_IMAGES = 4000, 400
+EVALUATED = 2000  # images at the end of `dne train`; `dne evaluate` takes them all
+COARSE_STEPS = {"tiny": 30_000, "paper": 340_000}  # tiny: about a million images
+
+
+@dataclass
+class Synthesize:
+    """Render the built-in data: an InterHand2.6M tree of the built-in hand."""
+
+    root: Positional[Path]  # folder to write, or to go on writing
+    train: int  # images to train on
+    test: int  # images of other subjects to evaluate on
+    seed: int = 0
+    workers: int | None = None  # processes; default: one for each core
+
+    def run(self) -> None:
+        """Write the tree."""
+        synthesize(self.root, self.train, self.test, self.seed, workers=self.workers)
+
+
+@dataclass
+class Train(Config):
+    """Train, then evaluate on held-out subjects and print the errors of every stage.
+
+    The preset tiny renders the built-in data if it is not there yet, and trains the dual-noise
+    modules on the coarse network that comes with the package. The preset paper has no such
+    weights: it trains the coarse network first, unless --train.initial says where to start.
+    """
+
+    preset: Literal["tiny", "paper"] = "tiny"  # defaults of all that follows
+    output: Path | None = None  # folder of the run; default: the next free runs/PRESET
+    resume: bool = False  # go on with the run in the output folder (default: the newest)
+    from_scratch: bool = False  # train the coarse network too: the long road
+    coarse_steps: int = 30_000  # of the coarse stage, where both are trained
+
+    def run(self) -> None:
+        """Render, train, evaluate, print."""
+        config = Config(self.model, self.data, self.loss, self.train)
+        process = PartialState()  # one of several where accelerate launched us
+        if process.is_main_process:
+            render_missing(config.data.root)
+        output = self.output or run_folder(Path("runs"), self.preset, self.resume)
+        (output,) = broadcast_object_list([output])  # waits for the data, and agrees on a folder
+        run = self.both(config, output) if self.two_stages else self.one(config, output)
+        if not process.is_main_process:
+            return
+        network, config = network_for(str(run))
+        config.data.root = self.data.root
+        results = report(network, config, run / "evaluation-test", limit=EVALUATED, name=str(run))
+        print(comparison(results, config))
+
+    @property
+    def two_stages(self) -> bool:
+        """Whether the coarse network has to be trained before the modules."""
+        if self.train.stage == "coarse" or self.train.initial is not None:
+            return False
+        return self.from_scratch or self.preset == "paper"
+
+    def one(self, config: Config, output: Path) -> Path:
+        """One stage, the full one of the preset tiny on the shipped coarse network."""
+        if config.train.stage == "full" and config.train.initial is None:
+            config.train = dataclasses.replace(config.train, initial="shipped-coarse")
+        return train(config, output, self.resume)
+
+    def both(self, config: Config, output: Path) -> Path:
+        """The coarse network in output/coarse, then everything in output/full."""
+        steps = dataclasses.replace(config.train, stage="coarse", steps=self.coarse_steps)
+        coarse = output / "coarse"
+        # Interrupted in its second stage, a run has a finished first one to resume, at once.
+        train(dataclasses.replace(config, train=steps), coarse, self.resume and coarse.exists())
+        steps = dataclasses.replace(config.train, initial=str(coarse))
+        full = output / "full"
+        return train(dataclasses.replace(config, train=steps), full, self.resume and full.exists())
+
+
+@dataclass
+class Evaluate:
+    """Measure a network: a table, metrics.json, pictures of meshes and maps."""
+
+    network: Positional[str]  # a run folder, a .safetensors file, shipped or shipped-coarse
+    data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
+    split: Literal["train", "val", "test"] = "test"
+    limit: int | None = None  # number of images, evenly spaced; default: all
+    output: Path | None = None  # default: evaluation-SPLIT in the run folder
+    markdown: bool = False  # print the tables as Markdown
+
+    def run(self) -> None:
+        """Evaluate and print."""
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit is {self.limit}: evaluate at least one image")
+        network, config = network_for(self.network)
+        config.data.root = self.data or config.data.root
+        folder = Path(self.network)
+        folder = folder if folder.is_dir() else Path("runs") / folder.stem
+        output = self.output or folder / f"evaluation-{self.split}"
+        results = report(network, config, output, self.split, self.limit, name=self.network)
+        print(summary(results, markdown=self.markdown))
+        print("\n" + protocol_summary(results, self.markdown))
+
+
+@dataclass
+class Predict:
+    """Recover the hands of a photograph: an overlay and the meshes as OBJ and GLB."""
+
+    image: Positional[Path]  # JPEG or PNG
+    box: str | None = None  # x,y,w,h in pixels around the hands; default: find them
+    network: str = "shipped"  # a run folder, a .safetensors file, or shipped
+    output: Path | None = None  # default: predictions/NAME-OF-IMAGE
+
+    def run(self) -> None:
+        """Predict and write."""
+        box = parse_box(self.box) if self.box is not None else None
+        network, config = network_for(self.network)
+        found = predict(network, config, self.image, box)
+        for path in save(found, self.output or Path("predictions") / self.image.stem):
+            print(path)
+
+
+def network_for(source: str) -> tuple[DualNoiseNetwork, Config]:
+    """Load a network with the hand model it was trained with, on this machine's device."""
+    _, config = read_weights(source)
+    network, config = load_network(source, config.data.mano)
+    if source in SHIPPED:
+        config.data.root = DataConfig().root
+    return network.to(default_device()), config
+
+
+def render_missing(root: Path) -> None:
+    """Render the built-in data into its default folder, unless it is already whole there."""
+    if root != DataConfig().root:
+        return
+    annotations = [
+        root / "annotations" / split / f"InterHand2.6M_{split}_{name}.json"
+        for split in ("train", "test")
+        for name in FILES
+    ]
+    if not all(path.exists() for path in annotations):
+        logger.info("rendering the built-in data into %s", root)
+        synthesize(root, TRAIN_IMAGES, TEST_IMAGES, seed=0)
+
+
+def run_folder(parent: Path, name: str, resume: bool) -> Path:
+    """The next free of name, name-2, name-3 …; to resume, the last one that is there."""
+    taken, folder = None, parent / name
+    count = 1
+    while folder.exists():
+        taken, count = folder, count + 1
+        folder = parent / f"{name}-{count}"
+    if not resume:
+        return folder
+    if taken is None:
+        raise InputError(f"there is no run {folder} to resume: train without --resume")
+    return taken
+
+
+def comparison(results: dict, config: Config) -> str:
+    """The table of a run, with a row of the shipped full network where it can be compared."""
+    rows = [*table_rows(results), floor_row(results)]
+    if config.data.mano is None and SHIPPED["shipped"].exists():
+        network, shipped = network_for("shipped")
+        shipped.data.root = config.data.root
+        output = Path("runs") / "shipped" / "evaluation-test"
+        results_shipped = report(network, shipped, output, limit=EVALUATED, name="shipped")
+        rows += table_rows(results_shipped, prefix="shipped network, ", last=True)
+    counts = summary(results).split("\n\n")[1]
+    return format_table(HEADER, rows) + "\n\n" + counts
+
+
+def commands(name: Literal["tiny", "paper"]):
+    """The union of all commands, with the preset's values as the defaults of `train`."""
+    values = {f.name: getattr(preset(name), f.name) for f in dataclasses.fields(settings.Config)}
+    default = Train(**values, preset=name, coarse_steps=COARSE_STEPS[name])
+    return (
+        Annotated[Synthesize, subcommand("synthesize")]
+        | Annotated[Train, subcommand("train", default=default)]
+        | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Predict, subcommand("predict")]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake in what was given is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # The preset decides the defaults of every other option, so it is read before them.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="tiny")
+    name = first.parse_known_args(arguments)[0].preset
+    known: Any = commands(name if name in COARSE_STEPS else "tiny")
+    command = tyro.cli(known, args=arguments, prog="dne", description=__doc__)
+    try:
+        command.run()
+    except InputError as error:
+        print(f"dne: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,302 @@
+"""How far the meshes of every stage are from the truth: tables, `metrics.json`, pictures."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, default_collate
+from tqdm.auto import tqdm
+
+from dne_lib.camera import project
+from dne_lib.config import PARTS, Config, config_to_dict
+from dne_lib.data.interhand import InterHand
+from dne_lib.files import claim_folder, write_json
+from dne_lib.metrics import (
+    GROUPS,
+    MILLIMETRES,
+    PROTOCOLS,
+    Protocol,
+    Scores,
+    mpjpe,
+    mpvpe,
+    mpvpe_2d,
+    part_confusion,
+    part_scores,
+    roots_valid,
+)
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.plots import (
+    MAP_TITLES,
+    MAPS,
+    contact_sheet,
+    draw_crop,
+    enlarged,
+    error_colours,
+    map_pictures,
+    save_figure,
+)
+
+logger = logging.getLogger(__name__)
+Sample = dict[str, Tensor]
+
+
+def default_device() -> torch.device:
+    """The accelerator of this machine, or its CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def stage_names(count: int) -> list[str]:
+    """The baseline's mesh, then that of each module."""
+    return ["coarse", *(f"module {m}" for m in range(1, count))]
+
+
+def evaluate(network: nn.Module, batches: Iterable[Sample]) -> dict[str, Any]:
+    """Errors of every stage over a set of images, without noise and in full precision.
+
+    Args:
+        network: a `DualNoiseNetwork`, on any device.
+        batches: collated samples of `InterHand`, without augmentation.
+
+    Returns:
+        `stages`: by stage, `mpjpe` and `mpvpe` (mm) by protocol and `mpvpe_2d` (pixels at 256),
+        each SH, IH, All (None where there are no such hands); `floor`: the 2D error that the true
+        vertices keep under the best orthographic camera; `parts`: of the part map; `images` and
+        `hands` counted; `weights` of SH and IH in All.
+    """
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    scores, names = Scores(), []
+    confusion = torch.zeros(PARTS, PARTS, dtype=torch.int64)
+    images = dict.fromkeys(GROUPS, 0)
+    try:
+        for batch in tqdm(batches, desc="evaluate", unit="batch"):
+            present, interacting = batch["present"], batch["interacting"]
+            with torch.inference_mode():
+                output = network(batch["image"].to(device), present=present.to(device))
+            names = stage_names(len(output.stages))
+            for name, stage in zip(names, output.stages, strict=True):
+                _score_stage(scores, name, stage, batch)
+            floor = project(batch["vertices"], batch["camera"])
+            errors = mpvpe_2d(floor, batch["vertices_2d"])
+            scores.update("floor", errors, present, interacting)
+            found = output.auxiliary.parts.argmax(1).cpu()
+            confusion += part_confusion(found, batch["parts"])
+            images["IH"] += int(interacting.sum())
+            images["All"] += len(interacting)
+            images["SH"] = images["All"] - images["IH"]
+    finally:
+        network.train(training)
+    return {
+        "stages": {
+            name: {
+                "mpjpe": {p: scores.means(f"{name} mpjpe {p}") for p in PROTOCOLS},
+                "mpvpe": {p: scores.means(f"{name} mpvpe {p}") for p in PROTOCOLS},
+                "mpvpe_2d": scores.means(f"{name} mpvpe_2d"),
+            }
+            for name in names
+        },
+        "floor": scores.means("floor"),
+        "parts": part_scores(confusion),
+        "images": images,
+        "hands": scores.hands["floor"],
+        "weights": scores.weights("floor"),
+    }
+
+
+def _score_stage(scores: Scores, name: str, stage: Any, batch: Sample) -> None:
+    """Add one stage's errors on one batch."""
+    present, interacting = batch["present"], batch["interacting"]
+    vertices, joints = stage.vertices.cpu().float(), stage.joints.cpu().float()
+    for protocol in PROTOCOLS:
+        errors = mpvpe(vertices, joints, batch["vertices"], batch["joints"], protocol)
+        scores.update(f"{name} mpvpe {protocol}", errors, present, interacting)
+        valid = batch["joint_valid"]
+        errors = mpjpe(joints, batch["joints"], valid, protocol)
+        counted = present & roots_valid(valid, protocol)
+        scores.update(f"{name} mpjpe {protocol}", errors, counted, interacting)
+    errors = mpvpe_2d(stage.projections.cpu().float(), batch["vertices_2d"])
+    scores.update(f"{name} mpvpe_2d", errors, present, interacting)
+
+
+HEADER = (
+    "",
+    *(f"MPJPE {g}" for g in GROUPS),
+    *(f"MPVPE {g}" for g in GROUPS),
+    *(f"2D {g}" for g in GROUPS),
+)
+
+
+def table_rows(
+    results: dict[str, Any], protocol: Protocol = "wrist", prefix: str = "", last: bool = False
+) -> list[list[str]]:
+    """One row of text per stage: MPJPE and MPVPE in mm, 2D MPVPE in pixels at 256.
+
+    Args:
+        results: what `evaluate` returned.
+        prefix: put before each stage's name, to tell networks apart in one table.
+        last: only the last stage.
+    """
+    stages = list(results["stages"].items())[-1 if last else 0 :]
+    rows = []
+    for name, errors in stages:
+        values = [errors["mpjpe"][protocol], errors["mpvpe"][protocol], errors["mpvpe_2d"]]
+        numbers = [number(group[g]) for group in values for g in GROUPS]
+        rows.append([prefix + name, *numbers])
+    return rows
+
+
+def floor_row(results: dict[str, Any]) -> list[str]:
+    """The 2D error that no orthographic camera goes below, as a row for the same table."""
+    empty = [""] * (2 * len(GROUPS))
+    return ["orthographic floor", *empty, *(number(results["floor"][g]) for g in GROUPS)]
+
+
+def number(value: float | None) -> str:
+    """Two decimals; a dash for a group without hands."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def format_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False
+) -> str:
+    """Aligned columns, the first to the left and the others to the right; or Markdown."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = [
+        [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    if not markdown:
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        text = ["  ".join(line).rstrip() for line in cells]
+        return "\n".join([text[0], rule, *text[1:]])
+    bars = [":" + "-" * max(widths[0] - 1, 1), *("-" * max(w - 1, 1) + ":" for w in widths[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], bars, *cells[1:]])
+
+
+def summary(results: dict[str, Any], protocol: Protocol = "wrist", markdown: bool = False) -> str:
+    """The table of one network, and a line on what was counted."""
+    rows = [*table_rows(results, protocol), floor_row(results)]
+    hands, weights, parts = results["hands"], results["weights"], results["parts"]
+    return (
+        format_table(HEADER, rows, markdown)
+        + f"\n\nMPJPE, MPVPE: mm, protocol {protocol}. 2D: MPVPE in pixels at 256. "
+        f"{results['images']['All']} images, {hands['All']} hands; "
+        f"All = {weights['SH']:.2f} SH + {weights['IH']:.2f} IH.\n"
+        f"Part map: {parts['hand_accuracy']:.1%} of hand pixels right, mean IoU {parts['iou']:.2f}."
+    )
+
+
+def protocol_summary(results: dict[str, Any], markdown: bool = False) -> str:
+    """Every stage's errors over all hands under the four protocols."""
+    header = ["All hands, mm", *(f"{m} {p}" for m in ("MPJPE", "MPVPE") for p in PROTOCOLS)]
+    rows = [
+        [name, *(number(errors[m][p]["All"]) for m in ("mpjpe", "mpvpe") for p in PROTOCOLS)]
+        for name, errors in results["stages"].items()
+    ]
+    return format_table(header, rows, markdown)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` indices, evenly spaced: neighbours in the data look alike."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return np.linspace(0, count - 1, max(limit, 1)).round().astype(int).tolist()
+
+
+def report(
+    network: DualNoiseNetwork,
+    config: Config,
+    output: Path,
+    split: str = "test",
+    limit: int | None = None,
+    pictures: int = 8,
+    name: str = "",
+) -> dict[str, Any]:
+    """Evaluate a network on its data and write `metrics.json`, `grid.png` and `maps.png`.
+
+    Args:
+        network: on the device to run on.
+        config: of the network; `data.root` is the tree to read.
+        limit: number of images, evenly spaced over the split; None: all.
+        pictures: images in the grid of pictures.
+        name: of the network, for the record.
+
+    Raises:
+        InputError: the data cannot be read or the output not written.
+    """
+    dataset = InterHand(config.data.root, split, config.model, config.data, augment=False)
+    indices = spread(len(dataset), limit)
+    claim_folder(output, "evaluation")
+    loader = DataLoader(
+        Subset(dataset, indices),
+        batch_size=32,
+        num_workers=min(config.train.workers, os.cpu_count() or 1) if len(indices) > 64 else 0,
+    )
+    results = evaluate(network, loader)
+    origin = {"network": name, "data": str(config.data.root), "split": split, "limit": limit}
+    write_json(output / "metrics.json", {**origin, **results, "config": config_to_dict(config)})
+    shown = [indices[i] for i in spread(len(indices), pictures)]
+    batch = default_collate([dataset[i] for i in shown])
+    grid, maps = pictures_of(network, batch)
+    save_figure(grid, output / "grid.png")
+    save_figure(maps, output / "maps.png")
+    logger.info("wrote metrics.json, grid.png and maps.png to %s", output)
+    return results
+
+
+def pictures_of(network: DualNoiseNetwork, batch: Sample) -> tuple[Figure, Figure]:
+    """Two sheets for a batch of samples.
+
+    Returns:
+        Image, truth, coarse and refined meshes, and the distances of both from the truth; and
+        the five predicted maps under the true ones.
+    """
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        output = network(batch["image"].to(device), present=batch["present"].to(device))
+    network.train(training)
+    truth = {key: value.numpy() for key, value in batch.items()}
+    stages = [
+        [x.float().numpy(force=True) for x in (s.projections, s.vertices, s.camera)]
+        for s in (output.stages[0], output.stages[-1])
+    ]
+    maps = {name: getattr(output.auxiliary, name) for name in MAPS}
+    maps["parts"] = maps["parts"].argmax(1)
+    maps = {name: values.numpy(force=True) for name, values in maps.items()}
+
+    meshes, labels, sheets = [], [], []
+    for i, present in enumerate(truth["present"]):
+        draw = partial(draw_crop, truth["image"][i], faces=network.hands.faces, present=present)
+        true = truth["vertices"][i]
+        found = [[x[i] for x in stage] for stage in stages]
+        meshes.append(
+            [
+                enlarged(truth["image"][i]),
+                draw(truth["vertices_2d"][i], true, truth["camera"][i]),
+                *(draw(*mesh) for mesh in found),
+                *(draw(*mesh, colours=error_colours(mesh[1], true)) for mesh in found),
+            ]
+        )
+        errors = [np.linalg.norm(mesh[1] - true, axis=-1)[present].mean() for mesh in found]
+        coarse, refined = (error * MILLIMETRES for error in errors)
+        labels.append(f"#{truth['index'][i]}: {coarse:.1f} → {refined:.1f} mm")
+        for source in (truth, maps):
+            pictures = map_pictures(**{name: source[name][i] for name in MAPS})
+            sheets.append([enlarged(truth["image"][i]), *pictures])
+    titles = ["image", "truth", "coarse", "refined", "coarse, error", "refined, error"]
+    grid = contact_sheet(meshes, titles, labels, error_bar=True)
+    return grid, contact_sheet(sheets, ["image", *MAP_TITLES], ["truth", "predicted"] * len(labels))

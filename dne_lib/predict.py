@@ -1,0 +1,239 @@
+"""From any photograph to hand meshes: find the hands, run the network, draw and export."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+from trimesh.exchange.gltf import export_glb
+
+from dne_lib.camera import ndc_to_pixels
+from dne_lib.config import HAND_UNIT, HANDS, Config
+from dne_lib.data.augment import Augmentation, apply_affine, crop_affine, crop_image
+from dne_lib.files import InputError, claim_folder, write_bytes
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.plots import draw_hands, placed
+
+# A hand fills some 20 % of a crop made for it, and a third of that when the other hides most of
+# it; stray pixels of the part map stay well below 1 %.
+PRESENT = 0.01
+SOUGHT = 0.0025  # the same while looking at a whole image, where hands are smaller
+
+Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
+
+
+@dataclass
+class Prediction:
+    """The hands in one image; an absent hand's numbers mean nothing."""
+
+    image: UInt8[np.ndarray, "height width 3"]
+    crop: Float[np.ndarray, "2 3"]  # pixels of the image to pixels of the network's input
+    present: Bool[np.ndarray, "hand"]
+    vertices: Float[np.ndarray, "hand 778 3"]  # metres, camera frame, relative to the wrist
+    joints: Float[np.ndarray, "hand 21 3"]  # likewise
+    camera: Float[np.ndarray, "hand 2 2"]  # in the crop: hand units to NDC
+    points: Float[np.ndarray, "hand 778 2"]  # vertices in pixels of the image
+    parts: Int[np.ndarray, "S S"]  # part map of the crop
+    faces: Int[np.ndarray, "hand 1538 3"]
+
+    @property
+    def placed(self) -> Float[np.ndarray, "hand 778 3"]:
+        """Both hands in one camera frame, metres; their distance is a guess (`plots.placed`)."""
+        return placed(self.vertices / np.float32(HAND_UNIT), self.camera) * np.float32(HAND_UNIT)
+
+
+def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode an image as RGB, turned as its EXIF orientation says.
+
+    Raises:
+        InputError: the file is missing, no image, or truncated.
+    """
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path} is not an image: give a JPEG or PNG") from None
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the name of the image") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path} cannot be read as an image ({error}): it may be cut short, copy it again"
+        ) from None
+
+
+def parse_box(text: str) -> Box:
+    """A box written "x,y,w,h".
+
+    Raises:
+        InputError: these are not four numbers.
+    """
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"box {text!r} is not four numbers: write x,y,w,h in pixels") from None
+    return x, y, width, height
+
+
+def check_box(box: Box, image: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Reject a box that holds none of the image.
+
+    Raises:
+        InputError: it is empty, not finite, or outside the image.
+    """
+    x, y, width, height = box
+    if not np.isfinite(box).all() or width <= 0 or height <= 0:
+        raise InputError(f"box {box} is empty: give x,y,w,h in pixels, w and h above 0")
+    if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
+        raise InputError(
+            f"box {box} is outside the image, which is {image.shape[1]} x {image.shape[0]} pixels"
+        )
+
+
+def hands_present(
+    parts: Int[np.ndarray, "S S"], share: float = PRESENT
+) -> Bool[np.ndarray, "hand"]:
+    """Right and left: whether its parts fill at least this share of the part map."""
+    shares = [((parts > 16 * hand) & (parts <= 16 * (hand + 1))).mean() for hand in (0, 1)]
+    return np.array(shares) >= share
+
+
+def find_hands(
+    parts: Int[np.ndarray, "S S"], crop: Float[np.ndarray, "2 3"], size: int
+) -> Box | None:
+    """The box around the parts of the hands, in pixels of the image; None where there are none.
+
+    Args:
+        parts: part map of the crop.
+        crop: from pixels of the image to those of the crop, `size` wide.
+    """
+    hand = np.where(parts == 0, -1, (parts - 1) // 16)
+    present = hands_present(parts, SOUGHT)
+    rows, columns = np.nonzero((hand >= 0) & present[hand])
+    if not len(rows):
+        return None
+    cell = size / len(parts)
+    # Edges of the outermost cells, in pixels whose first has its centre at 0.
+    edges = np.array(
+        [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], dtype=np.float64
+    )
+    edges = edges * cell - 0.5
+    low, high = np.linalg.solve(crop[:, :2], (edges - crop[:, 2]).T).T + 0.5
+    return (low[0], low[1], high[0] - low[0], high[1] - low[1])
+
+
+@torch.inference_mode()
+def predict(
+    network: DualNoiseNetwork,
+    config: Config,
+    image: Path | UInt8[np.ndarray, "height width 3"],
+    box: Box | None = None,
+) -> Prediction:
+    """The hands in an image.
+
+    Without a box the network first looks at the whole image, squared, and then at the box around
+    what its part map calls a hand. It is trained on crops around hands: where they fill only a
+    small part of the image, give the box.
+
+    Args:
+        network: on the device to run on; put in evaluation mode.
+        config: that the network was trained with.
+        image: a file, or RGB pixels.
+        box: around the hands, pixels.
+
+    Raises:
+        InputError: the image cannot be read, the box does not fit it, or no hand is found.
+    """
+    network.eval()
+    pixels = read_photo(image) if isinstance(image, Path) else image
+    size = config.model.image_size
+    device = next(network.parameters()).device
+
+    def look(box: Box, margin: float) -> tuple[Float[np.ndarray, "2 3"], Tensor]:
+        x, y, width, height = box
+        # A box holds its pixels up to their edges, half a pixel beyond their centres.
+        corners = np.array([x, y, x + width, y + height]) - 0.5
+        affine = crop_affine(corners, margin, size, Augmentation())
+        crop = torch.from_numpy(crop_image(pixels, affine, size)).to(device)
+        return affine, (crop.permute(2, 0, 1)[None] / 255)
+
+    if box is None:
+        affine, crop = look((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), 1.0)
+        parts = network(crop).auxiliary.parts[0].argmax(0).numpy(force=True)
+        box = find_hands(parts, affine, size)
+        if box is None:
+            raise InputError("no hand found in the image: give the box around the hands")
+    check_box(box, pixels)
+    affine, crop = look(box, config.data.margin)
+    output = network(crop)
+    parts = output.auxiliary.parts[0].argmax(0).numpy(force=True)
+    present = hands_present(parts)
+    if not present.any():
+        raise InputError("no hand found in the box: give a box close around the hands")
+    stage = output.stages[-1]
+    vertices, joints, camera, projections = (
+        values[0].float().numpy(force=True)
+        for values in (stage.vertices, stage.joints, stage.camera, stage.projections)
+    )
+    inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
+    return Prediction(
+        image=pixels,
+        crop=affine,
+        present=present,
+        vertices=vertices * np.float32(HAND_UNIT),
+        joints=joints * np.float32(HAND_UNIT),
+        camera=camera,
+        points=apply_affine(ndc_to_pixels(projections, size).astype(np.float64), inverse),
+        parts=parts,
+        faces=network.hands.faces,
+    )
+
+
+def overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
+    """The meshes drawn on the image, the right hand warm, the left one blue."""
+    image = prediction.image.astype(np.float32) / 255
+    p = prediction
+    drawn = draw_hands(image, p.points, p.placed, p.faces, p.present)
+    return (drawn * 255).round().astype(np.uint8)
+
+
+def meshes(prediction: Prediction) -> dict[str, trimesh.Trimesh]:
+    """The hands present by name, metres, in one frame: x right, y up, z to the viewer.
+
+    That is the frame of glTF and of most viewers; the camera is at the origin.
+    """
+    upright = prediction.placed * np.array([1, -1, -1], np.float32)
+    return {
+        name: trimesh.Trimesh(upright[i], prediction.faces[i], process=False)
+        for i, name in enumerate(HANDS)
+        if prediction.present[i]
+    }
+
+
+def save(prediction: Prediction, folder: Path) -> list[Path]:
+    """Write `overlay.png`, `right.obj` and `left.obj` of the hands present, and `hands.glb`.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written.
+    """
+    claim_folder(folder, "prediction")
+    buffer = io.BytesIO()
+    Image.fromarray(overlay(prediction)).save(buffer, format="PNG")
+    hands = meshes(prediction)
+    files = {folder / "overlay.png": buffer.getvalue()}
+    for name in HANDS:
+        if name in hands:
+            files[folder / f"{name}.obj"] = str(hands[name].export(file_type="obj")).encode()
+        else:  # of an image predicted into this folder before
+            (folder / f"{name}.obj").unlink(missing_ok=True)
+    scene = trimesh.Scene()
+    for name, mesh in hands.items():
+        scene.add_geometry(mesh, node_name=name, geom_name=name)
+    files[folder / "hands.glb"] = export_glb(scene)
+    for path, data in files.items():
+        write_bytes(path, data)
+    return list(files)

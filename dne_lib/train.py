@@ -1,0 +1,387 @@
+"""Training: one loop for both stages, on CPU, GPUs or several machines (through accelerate)."""
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from dne_lib.config import HAND_UNIT, Config, TrainConfig, config_from_dict, config_to_dict
+from dne_lib.data.interhand import InterHand
+from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
+from dne_lib.losses import total_loss
+from dne_lib.mano import ASSETS, HandModel
+from dne_lib.model import DualNoiseNetwork, Output
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+SHIPPED = {
+    "shipped": ASSETS / "tiny.safetensors",
+    "shipped-coarse": ASSETS / "tiny_coarse.safetensors",
+}
+COARSE_PARTS = ("encoder.", "auxiliary.", "coarse.")
+
+
+# ---------------------------------------------------------------------------- weights on disk
+
+
+def save_network(network: nn.Module, config: Config, path: Path, half: bool = False) -> None:
+    """Write weights with their configuration inside the file (safetensors).
+
+    The hand model's arrays are not among them: MANO's licence does not allow it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    state = {}
+    for name, value in network.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        state[name] = value.half() if half and value.is_floating_point() else value
+    metadata = {"config": json.dumps(config_to_dict(config))}
+    write_bytes(path, safetensors.torch.save(state, metadata))
+
+
+def find_weights(source: str | Path) -> Path:
+    """The file behind a run folder, a `.safetensors` file, "shipped" or "shipped-coarse".
+
+    Raises:
+        InputError: there is none.
+    """
+    path = SHIPPED.get(str(source), Path(source))
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"no weights at {path}: give a run folder, a .safetensors file, or one of "
+            f"{sorted(SHIPPED)}"
+        )
+    return path
+
+
+def read_weights(source: str | Path) -> tuple[dict[str, Tensor], Config]:
+    """Weights (as float32) and the configuration they were trained with.
+
+    Raises:
+        InputError: missing or damaged file, or one that is not ours.
+    """
+    path = find_weights(source)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): copy it again"
+        ) from None
+    if "config" not in metadata:
+        raise InputError(f"{path} carries no configuration: it was not written by dne_lib")
+    config = config_from_dict(json.loads(metadata["config"]), path)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config
+
+
+def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNoiseNetwork, Config]:
+    """A trained network, in evaluation mode, and its configuration.
+
+    Args:
+        source: see `find_weights`.
+        mano: folder of the licensed MANO files; None: the built-in hand.
+
+    Raises:
+        InputError: see `read_weights`.
+    """
+    state, config = read_weights(source)
+    config.model.pretrained = False  # its weights are about to be replaced
+    network = DualNoiseNetwork(config.model, HandModel(mano))
+    load_weights(network, state, f"{find_weights(source)}")
+    return network.eval(), config
+
+
+def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: str) -> list[str]:
+    """Copy weights in; a coarse network's may go into a full one, whose modules stay fresh.
+
+    Returns:
+        Names of the parameters that were loaded.
+
+    Raises:
+        InputError: the weights belong to another configuration; names what differs.
+    """
+    own = network.state_dict()
+    wrong = [k for k in state.keys() & own.keys() if state[k].shape != own[k].shape]
+    missing = [k for k in own.keys() - state.keys() if k.startswith(COARSE_PARTS)]
+    extra = [
+        k for k in state.keys() - own.keys() if network.config.modules or k.startswith(COARSE_PARTS)
+    ]
+    partly = {k for k in own.keys() - state.keys() if not k.startswith(COARSE_PARTS)}
+    if partly and any(not k.startswith(COARSE_PARTS) for k in state):
+        missing += sorted(partly)  # some of the modules are there, some are not
+    if wrong or missing or extra:
+        name = sorted(wrong + missing + extra)[0]
+        raise InputError(
+            f"{source} was trained with another configuration: {len(wrong)} weights have another "
+            f"shape, {len(missing)} are missing, {len(extra)} are unknown, {name} first; use the "
+            "model settings it was trained with"
+        )
+    network.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    return [k for k in state if k in own]
+
+
+# ---------------------------------------------------------------------------- schedule, precision
+
+
+def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float:
+    """The rate at a step: the paper's halving each epoch down to 1e-6, or warm-up and cosine."""
+    if config.schedule == "paper":
+        return max(config.learning_rate * 0.5 ** (step // steps_per_epoch), 1e-6)
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def usable_precision(wanted: str) -> str:
+    """bf16 only where the device computes in it; emulated, it is slower than float32."""
+    if wanted != "bf16":
+        return "no"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if torch.backends.mps.is_available():
+        return "no"
+    capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16" if capable else "no"
+
+
+# ---------------------------------------------------------------------------- the loop
+
+
+def train(config: Config, output: Path, resume: bool = False) -> Path:
+    """Train one stage and leave a run folder.
+
+    The folder holds config.json, log.jsonl (a line every `log_every` steps), tensorboard/,
+    checkpoint/ (all that resuming needs) and model.safetensors (for evaluation and prediction).
+
+    Args:
+        config: see `config.py`. `train.stage` "coarse" trains with no modules, whatever
+            `model.modules` says.
+        output: the run folder.
+        resume: go on from its checkpoint.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: the folder holds something else or a run of another configuration, there is
+            nothing to resume, the weights to start from do not fit, the data cannot be read, or
+            the loss stopped being a number.
+    """
+    config = dataclasses.replace(config)
+    if config.train.stage == "coarse":
+        config.model = dataclasses.replace(config.model, modules=0)
+    _open_run(config, output, resume)
+    accelerator = Accelerator(
+        mixed_precision=usable_precision(config.train.precision),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
+        project_config=ProjectConfiguration(project_dir=str(output)),
+        log_with="tensorboard",
+    )
+    set_seed(config.train.seed)
+    network, rates = _build(config)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    groups = [
+        {"params": params, "rate": rate, "lr": 0.0} for rate, params in rates.items() if params
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
+    dataset = InterHand(
+        config.data.root, "train", config.model, config.data, augment=True, seed=config.train.seed
+    )
+    batch_size = config.train.batch_size // accelerator.num_processes
+    if len(dataset) < config.train.batch_size:
+        raise InputError(
+            f"{config.data.root} has {len(dataset)} training images, fewer than one batch of "
+            f"{config.train.batch_size}: make more or lower train.batch_size"
+        )
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=config.train.workers,
+        persistent_workers=config.train.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
+    accelerator.init_trackers("tensorboard")
+    step = _restore(accelerator, output) if resume else 0
+
+    network.train()
+    start, first = time.monotonic(), step
+    with tqdm(
+        total=config.train.steps, initial=step, disable=not accelerator.is_main_process
+    ) as bar:
+        for batch in _batches(accelerator, loader, dataset, step, config.train.steps):
+            rate = learning_rate(step, config.train, len(loader))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["rate"]
+            with accelerator.autocast():
+                predicted = network(batch["image"], batch["present"])
+            loss, terms = total_loss(predicted, batch, config.loss)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(network.parameters(), config.train.clip)
+            optimizer.step()
+            step += 1
+            bar.update()
+            if step % config.train.log_every == 0 or step == config.train.steps:
+                speed = (step - first) * config.train.batch_size / (time.monotonic() - start)
+                entry = {
+                    "step": step,
+                    "loss": loss.item(),
+                    **{name: value.item() for name, value in terms.items()},
+                    **training_error(predicted, batch),
+                    "parts_accuracy": parts_accuracy(predicted, batch),
+                    "gradient_norm": float(norm),
+                    "learning_rate": rate,
+                    "images_per_second": speed,
+                }
+                _check_finite(entry)
+                accelerator.log(entry, step)
+                if accelerator.is_main_process:
+                    with (output / "log.jsonl").open("a") as file:
+                        file.write(json.dumps(entry) + "\n")
+                bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
+            if step % config.train.save_every == 0 or step == config.train.steps:
+                _save(accelerator, network, config, output, step)
+    accelerator.end_training()
+    return output
+
+
+def training_error(output: Output, batch: dict[str, Tensor]) -> dict[str, float]:
+    """MPVPE in mm of the batch at hand, for the coarse mesh and the last one (wrist-relative)."""
+    errors = {}
+    for name, stage in (("mpvpe_coarse", output.stages[0]), ("mpvpe_last", output.stages[-1])):
+        distance = (stage.vertices - batch["vertices"]).norm(dim=-1).mean(dim=-1)
+        mean = distance[batch["present"]].mean()
+        errors[name] = mean.item() * HAND_UNIT * 1000
+    return errors
+
+
+def parts_accuracy(output: Output, batch: dict[str, Tensor]) -> float:
+    """Share of the hands' pixels whose part is named right."""
+    on_hand = batch["parts"] > 0
+    right = output.auxiliary.parts.argmax(dim=1) == batch["parts"]
+    return (right & on_hand).sum().item() / max(on_hand.sum().item(), 1)
+
+
+def _open_run(config: Config, output: Path, resume: bool) -> None:
+    """Claim the folder and write the configuration, or check it against the one that is there."""
+    claim_folder(output, "run")
+    path = output / "config.json"
+    if path.exists() != resume:
+        raise InputError(
+            f"{output} has nothing to resume: train without resuming"
+            if resume
+            else f"{output} already holds a run: resume it or choose another folder"
+        )
+    values = config_to_dict(config)
+    if resume:
+        old = read_json(path)
+        differ = [
+            f"{part}.{name}"
+            for part in ("model", "data", "loss", "train")
+            for name in values[part]
+            if values[part][name] != old.get(part, {}).get(name)
+            and f"{part}.{name}" not in ("train.steps", "train.workers", "train.save_every")
+        ]
+        if differ:
+            raise InputError(
+                f"{output} was started with another configuration ({', '.join(differ)} differ): "
+                "resume with the same, or start a new run from its weights with train.initial"
+            )
+    write_json(path, values)
+
+
+def _build(config: Config) -> tuple[DualNoiseNetwork, dict[float, list[nn.Parameter]]]:
+    """The network, with its starting weights, and its parameters by relative learning rate."""
+    train = config.train
+    if train.initial is None:
+        network = DualNoiseNetwork(config.model, HandModel(config.data.mano))
+        return network, {1.0: list(network.parameters())}
+    fresh = dataclasses.replace(config.model, pretrained=False)
+    network = DualNoiseNetwork(fresh, HandModel(config.data.mano))
+    state, _ = read_weights(train.initial)
+    loaded = set(load_weights(network, state, train.initial))
+    rates: dict[float, list[nn.Parameter]] = {1.0: [], train.initial_rate: []}
+    for name, parameter in network.named_parameters():
+        rates[train.initial_rate if name in loaded else 1.0].append(parameter)
+    return network, rates
+
+
+def _batches(
+    accelerator: Accelerator, loader: DataLoader, dataset: InterHand, step: int, steps: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches from a step on, so that a resumed run sees what it would have seen."""
+    while step < steps:
+        epoch, done = divmod(step, len(loader))
+        dataset.set_epoch(epoch)
+        rest = accelerator.skip_first_batches(loader, done) if done else loader
+        rest.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        for batch in rest:
+            yield batch
+            step += 1
+            if step == steps:
+                return
+
+
+def _save(
+    accelerator: Accelerator, network: nn.Module, config: Config, output: Path, step: int
+) -> None:
+    """Checkpoint into a new folder, then swap: an interrupted save leaves the old one whole."""
+    new, final, old = output / "checkpoint.new", output / "checkpoint", output / "checkpoint.old"
+    if accelerator.is_main_process:
+        shutil.rmtree(new, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(new))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write the checkpoint of step {step} to {new} ({error}): free space and "
+            "resume; the last whole checkpoint is unchanged"
+        ) from error
+    if accelerator.is_main_process:
+        write_json(new / "step.json", {"step": step})
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+        save_network(accelerator.unwrap_model(network), config, output / WEIGHTS)
+    accelerator.wait_for_everyone()
+
+
+def _restore(accelerator: Accelerator, output: Path) -> int:
+    """Load the last whole checkpoint and tell its step."""
+    for folder in (output / "checkpoint", output / "checkpoint.old"):
+        if (folder / "step.json").exists():
+            accelerator.load_state(str(folder))
+            return read_json(folder / "step.json")["step"]
+    raise InputError(f"{output} has no whole checkpoint to resume: start again in a new folder")
+
+
+def _check_finite(entry: dict[str, float | int]) -> None:
+    bad = [name for name, value in entry.items() if not math.isfinite(value)]
+    if bad:
+        raise InputError(
+            f"step {entry['step']}: {', '.join(bad)} is no longer a number; resume from the last "
+            "checkpoint with a lower train.learning_rate, or with train.precision no"
+        )

@@ -1,0 +1,170 @@
+import json
+
+import numpy as np
+import pytest
+
+from dne_lib import cli
+from dne_lib.config import preset
+from dne_lib.files import InputError
+
+SMALL = """
+    --model.stages 2 --model.image-size 64 --model.feature-size 16 --model.channels 8
+    --model.modules 1 --model.vertex-embedding 4 --train.batch-size 4 --train.workers 0
+    --train.warmup 1
+"""
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Commands are parsed but not run."""
+    made = []
+    for kind in (cli.Synthesize, cli.Train, cli.Evaluate, cli.Predict):
+        monkeypatch.setattr(kind, "run", lambda command: made.append(command))
+    return made
+
+
+def test_the_preset_decides_defaults_and_every_field_can_be_changed(calls):
+    assert cli.main(["train"]) == 0
+    assert cli.main(["train", "--model.modules", "1", "--preset", "paper"]) == 0
+    assert cli.main(["train", "--preset=tiny", "--train.steps", "7", "--data.mano", "m"]) == 0
+    plain, paper, tiny = calls
+    assert plain.model == preset("tiny").model
+    assert plain.loss == preset("tiny").loss
+    assert not plain.two_stages
+    assert paper.model.modules == 1
+    assert paper.model.backbone == "resnet50"
+    assert paper.train == preset("paper").train
+    assert paper.two_stages
+    assert tiny.train.steps == 7
+    assert tiny.data.mano.name == "m"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "fly", "train --preset large", "train --train.steps many", "evaluate", "synthesize x"],
+)
+def test_bad_command_lines_exit_with_2(calls, capsys, line):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line.split())
+    assert stopped.value.code == 2
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("predict missing.jpg --box 1,2,3", "four numbers"),
+        ("predict missing.jpg --network nowhere", "no weights at nowhere"),
+        ("evaluate nowhere", "no weights at nowhere"),
+        ("evaluate nowhere --limit 0", "at least one image"),
+        ("train --data.root nowhere --output run --train.initial nothing", "nothing"),
+        ("train --resume", "no run runs/tiny to resume"),
+        ("train --from-scratch --data.root nowhere --model.channels 0", "channels is 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "synthesize", lambda *_, **__: None)
+    assert cli.main(line.split()) == 2
+    (written,) = capsys.readouterr().err.strip().splitlines()
+    assert written.startswith("dne: error: ")
+    assert message in written
+
+
+def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(cli, "synthesize", lambda root, *_, **__: made.append(root))
+    root = preset("tiny").data.root
+    cli.render_missing(root)
+    cli.render_missing(tmp_path / "mine")
+    assert made == [root]
+    for split in ("train", "test"):
+        folder = root / "annotations" / split
+        folder.mkdir(parents=True)
+        for name in cli.FILES:
+            (folder / f"InterHand2.6M_{split}_{name}.json").touch()
+    cli.render_missing(root)
+    assert made == [root]
+
+
+def test_run_folders_are_never_taken_twice(tmp_path):
+    assert cli.run_folder(tmp_path, "tiny", resume=False) == tmp_path / "tiny"
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny-2").mkdir()
+    assert cli.run_folder(tmp_path, "tiny", resume=False) == tmp_path / "tiny-3"
+    assert cli.run_folder(tmp_path, "tiny", resume=True) == tmp_path / "tiny-2"
+    with pytest.raises(InputError, match="without --resume"):
+        cli.run_folder(tmp_path, "paper", resume=True)
+
+
+def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
+    trained = []
+
+    def train(config, output, resume=False):
+        trained.append((output.name, config.train.stage, config.train.initial, resume))
+        output.mkdir(parents=True, exist_ok=True)
+        return output
+
+    monkeypatch.setattr(cli, "train", train)
+    cli.main(["train"])
+    cli.main(["train", "--train.stage", "coarse", "--from-scratch"])
+    cli.main(["train", "--preset", "paper", "--train.initial", "weights"])
+    for command, expected in zip(
+        calls,
+        [("run", "full", "shipped-coarse"), ("run", "coarse", None), ("run", "full", "weights")],
+        strict=True,
+    ):
+        assert not command.two_stages
+        command.one(cli.Config(train=command.train), tmp_path / "run")
+        assert trained.pop() == (*expected, False)
+
+    cli.main(["train", "--from-scratch", "--resume"])
+    output = tmp_path / "long"
+    (output / "coarse").mkdir(parents=True)
+    assert calls[-1].two_stages
+    calls[-1].both(cli.Config(train=calls[-1].train), output)
+    coarse = str(output / "coarse")
+    assert trained == [("coarse", "coarse", None, True), ("full", "full", coarse, False)]
+
+
+def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "TRAIN_IMAGES", 8)
+    monkeypatch.setattr(cli, "TEST_IMAGES", 4)
+    # This network is the shipped one, too, once it is there.
+    run = tmp_path / "runs" / "tiny" / "full"
+    monkeypatch.setitem(cli.SHIPPED, "shipped", run / "model.safetensors")
+    long_road = ["train", "--from-scratch", "--coarse-steps", "2", "--train.steps", "2"]
+    long_road += SMALL.split()
+    assert cli.main(long_road) == 0
+    table = capsys.readouterr().out
+    rows = [line for line in table.splitlines() if "module 1" in line]
+    # The coarse network is the run's own; the shipped row repeats the last module's numbers.
+    assert len(rows) == 2
+    assert rows[0].split()[-9:] == rows[1].split()[-9:]
+    assert rows[1].startswith("shipped network, module 1")
+    assert json.loads((run / "config.json").read_bytes())["train"]["initial"] == str(
+        (tmp_path / "runs" / "tiny" / "coarse").relative_to(tmp_path)
+    )
+
+    assert cli.main(["evaluate", str(run), "--limit", "2"]) == 0
+    assert "procrustes" in capsys.readouterr().out
+    metrics = json.loads((run / "evaluation-test" / "metrics.json").read_bytes())
+    assert metrics["images"]["All"] == 2
+
+    image = next((tmp_path / "data" / "builtin" / "images" / "test").rglob("*.jpg"))
+    # Two steps teach no part map: every pixel counts as a hand, whatever the network says.
+    monkeypatch.setattr("dne_lib.predict.hands_present", lambda *_: np.array([True, False]))
+    line = [
+        "predict",
+        str(image),
+        "--box",
+        "200,100,150,150",
+        "--network",
+        str(run),
+        "--output",
+        "out",
+    ]
+    assert cli.main(line) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"overlay.png", "hands.glb"}

@@ -1,0 +1,135 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from dne_lib import evaluate as evaluation
+from dne_lib.config import PARTS, Config, DataConfig
+from dne_lib.evaluate import evaluate, format_table, report, spread, summary, table_rows
+from dne_lib.files import InputError
+from dne_lib.mano import HandModel
+from dne_lib.metrics import GROUPS, MILLIMETRES, PROTOCOLS
+from dne_lib.model import DualNoiseNetwork
+from tests.samples import CONFIG, make_batch, make_sample
+
+
+@pytest.fixture(scope="module")
+def hands():
+    return HandModel()
+
+
+@pytest.fixture(scope="module")
+def batch(hands):
+    return make_batch(hands)
+
+
+class Oracle(nn.Module):
+    """Knows the truth; its coarse vertices and projections are off by a known amount."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.batch = batch
+
+    def forward(self, image, present=None):
+        assert not self.training
+        b = self.batch
+        off = torch.tensor([0.1, 0.0, 0.0])
+        parts = nn.functional.one_hot(b["parts"], PARTS).permute(0, 3, 1, 2).float()
+        coarse = SimpleNamespace(
+            vertices=b["vertices"] + off,
+            joints=b["joints"],
+            projections=b["vertices_2d"] + torch.tensor([0.0, 2 / 128]),
+        )
+        exact = SimpleNamespace(
+            vertices=b["vertices"], joints=b["joints"], projections=b["vertices_2d"]
+        )
+        return SimpleNamespace(auxiliary=SimpleNamespace(parts=parts), stages=(coarse, exact))
+
+
+def test_known_errors_are_reported(batch):
+    network = Oracle(batch).train()
+    results = evaluate(network, [batch])
+    assert network.training
+    coarse, exact = results["stages"]["coarse"], results["stages"]["module 1"]
+    for group in GROUPS:
+        # The wrong vertices are shifted, the joints that give the root are not.
+        assert coarse["mpvpe"]["wrist"][group] == pytest.approx(0.1 * MILLIMETRES, rel=1e-4)
+        assert coarse["mpvpe"]["procrustes"][group] < 1e-2
+        assert coarse["mpjpe"]["wrist"][group] == 0
+        assert coarse["mpvpe_2d"][group] == pytest.approx(2, rel=1e-4)
+        assert exact["mpvpe_2d"][group] == 0
+        assert all(exact[m][p][group] < 1e-2 for m in ("mpjpe", "mpvpe") for p in PROTOCOLS)
+        assert 0.1 < results["floor"][group] < 15
+    assert results["images"] == {"SH": 2, "IH": 1, "All": 3}
+    assert results["hands"] == {"SH": 2, "IH": 2, "All": 4}
+    assert results["weights"] == {"SH": 0.5, "IH": 0.5}
+    assert results["parts"]["iou"] == 1
+
+
+def test_evaluation_is_deterministic(hands, batch):
+    network = DualNoiseNetwork(CONFIG, hands)
+    first, second = evaluate(network, [batch]), evaluate(network, [batch])
+    assert first == second
+    assert list(first["stages"]) == ["coarse", "module 1", "module 2"]
+
+
+def test_tables(batch):
+    results = evaluate(Oracle(batch), [batch])
+    lines = summary(results).splitlines()
+    assert len({len(line) for line in lines[:2]}) == 1
+    assert lines[2].split()[-3:] == ["2.00"] * 3
+    assert "floor" in lines[4]
+    assert "0.50 SH + 0.50 IH" in lines[6]
+    (row,) = table_rows(results, prefix="shipped ", last=True)
+    assert row[0] == "shipped module 1"
+    markdown = format_table(["a", "b"], [["x", "1.0"]], markdown=True)
+    assert markdown == "| a |   b |\n| :- | --: |\n| x | 1.0 |"
+    assert len(evaluation.protocol_summary(results).splitlines()) == 4
+    assert evaluation.number(None) == "-"
+
+
+def test_indices_are_spread_evenly():
+    assert spread(5, None) == [0, 1, 2, 3, 4]
+    assert spread(5, 9) == [0, 1, 2, 3, 4]
+    assert spread(101, 3) == [0, 50, 100]
+
+
+class Tree(torch.utils.data.Dataset):
+    """Stands in for the data on disk."""
+
+    def __init__(self, root, split, config, data, augment):
+        assert not augment
+        self.hands = HandModel()
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return make_sample(self.hands, index, (True, index == 1))
+
+
+def test_report_writes_numbers_and_pictures(hands, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "InterHand", Tree)
+    config = Config(model=CONFIG, data=DataConfig(root=tmp_path / "tree"))
+    network = DualNoiseNetwork(CONFIG, hands)
+    output = tmp_path / "out"
+    results = report(network, config, output, limit=2, pictures=2, name="mine")
+    written = json.loads((output / "metrics.json").read_bytes())
+    assert written["stages"] == results["stages"]
+    assert written["images"] == {"SH": 2, "IH": 0, "All": 2}
+    assert written["stages"]["coarse"]["mpvpe_2d"]["IH"] is None
+    assert written["network"] == "mine"
+    assert written["data"] == str(tmp_path / "tree")
+    assert written["config"]["model"]["channels"] == CONFIG.channels
+    for name in ("grid.png", "maps.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="other"):
+        report(network, config, other, limit=1)
+    assert [p.name for p in other.iterdir()] == ["thesis.tex"]

@@ -1,0 +1,203 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from torch import nn
+
+from dne_lib.camera import project
+from dne_lib.config import HAND_UNIT, PARTS, Config
+from dne_lib.files import InputError
+from dne_lib.mano import HandModel
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.predict import (
+    check_box,
+    find_hands,
+    hands_present,
+    overlay,
+    parse_box,
+    predict,
+    read_photo,
+    save,
+)
+from tests.samples import CONFIG
+
+BOX = (100.0, 40.0, 40.0, 40.0)
+
+
+class ColourNetwork(DualNoiseNetwork):
+    """Calls red a right hand and blue a left one, and puts the rest pose in the middle."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.hands = HandModel()
+        self.seen = []
+
+    def forward(self, image, present=None):
+        self.seen.append(image)
+        small = nn.functional.interpolate(image, size=CONFIG.feature_size, mode="area")
+        parts = torch.zeros(1, PARTS, *small.shape[2:])
+        parts[:, 0] = 0.5
+        parts[:, 1], parts[:, 17] = small[:, 0], small[:, 2]
+        eye = torch.eye(3).expand(1, 2, 16, 3, 3)
+        mesh = self.hands(eye, torch.zeros(1, 2, 10))
+        vertices = mesh.vertices / HAND_UNIT
+        camera = torch.tensor([[0.4, 0.0], [0.4, 0.0]]).expand(1, 2, 2, 2)
+        stage = SimpleNamespace(
+            vertices=vertices,
+            joints=mesh.joints / HAND_UNIT,
+            camera=camera,
+            projections=project(vertices, camera),
+        )
+        return SimpleNamespace(auxiliary=SimpleNamespace(parts=parts), stages=(stage,))
+
+
+@pytest.fixture(scope="module")
+def config():
+    return Config(model=CONFIG)
+
+
+@pytest.fixture
+def photo():
+    image = np.zeros((120, 200, 3), np.uint8)
+    image[40:80, 100:140, 0] = 255
+    return image
+
+
+def test_the_whole_image_is_searched_and_the_find_is_looked_at(config, photo):
+    network = ColourNetwork()
+    found = predict(network, config, photo)
+    assert found.present.tolist() == [True, False]
+    whole, close = network.seen
+    assert 0.02 < whole[0, 0].mean() < 0.06
+    # The second crop has the red square in its middle, 1.25 times as wide, give or take a cell
+    # of the first part map, 12.5 pixels.
+    assert close[0, 0].mean() > 0.25
+    centre = np.linalg.solve(found.crop[:, :2], np.full(2, 31.5) - found.crop[:, 2])
+    np.testing.assert_allclose(centre, [119.5, 59.5], atol=7)
+
+
+def test_a_box_fixes_the_crop(config, photo):
+    network = ColourNetwork()
+    found = predict(network, config, photo, BOX)
+    assert len(network.seen) == 1
+    side = CONFIG.image_size / found.crop[0, 0]
+    assert side == pytest.approx(50)
+    # The wrist, at the origin with translation 0, is in the middle of the box.
+    wrist = found.points[0] - found.vertices[0, :, :2] * 0.4 / HAND_UNIT * side / 2
+    np.testing.assert_allclose(wrist, np.tile([119.5, 59.5], (778, 1)), atol=1e-3)
+    # Nothing of the image is lost or moved by half a pixel: the square is where it was.
+    red = network.seen[0][0, 0] > 0.5
+    assert red.sum().item() == pytest.approx((40 / 50 * 64) ** 2, rel=0.05)
+    assert red.nonzero().float().mean().item() == pytest.approx(31.5, abs=0.1)
+
+
+def test_both_hands_and_none(config, photo):
+    photo[40:80, 60:100, 2] = 255
+    assert predict(ColourNetwork(), config, photo).present.all()
+    blank = np.zeros_like(photo)
+    with pytest.raises(InputError, match="no hand found in the image"):
+        predict(ColourNetwork(), config, blank)
+    with pytest.raises(InputError, match="no hand found in the box"):
+        predict(ColourNetwork(), config, blank, (0.0, 0.0, 50.0, 50.0))
+
+
+def test_presence_needs_a_share_of_the_map():
+    parts = np.zeros((20, 20), np.int64)
+    parts[0, :3] = 5
+    parts[1, :4] = 17
+    parts[2, :2] = 32
+    assert hands_present(parts).tolist() == [False, True]
+    parts[0, 3] = 16
+    assert hands_present(parts).tolist() == [True, True]
+
+
+def test_found_box_is_that_of_the_parts():
+    parts = np.zeros((8, 8), np.int64)
+    parts[2:4, 1:6] = 20
+    crop = np.array([[0.5, 0, 3.0], [0, 0.5, 1.0]])
+    x, y, width, height = find_hands(parts, crop, 16)
+    # Cells 1 to 6 and 2 to 4 are crop pixels 2 to 12 and 4 to 8 by their edges.
+    edges = np.array([[2, 4], [12, 8]]) - 0.5
+    low, high = (edges - crop[:, 2]) / 0.5 + 0.5
+    np.testing.assert_allclose([x, y, x + width, y + height], [*low, *high])
+    assert find_hands(np.zeros((8, 8), np.int64), crop, 16) is None
+
+
+def test_files_hold_the_hands(config, photo, tmp_path):
+    found = predict(ColourNetwork(), config, photo, BOX)
+    halves = np.zeros_like(photo)
+    halves[:, :120, 0] = halves[:, 120:, 2] = 255
+    both = predict(ColourNetwork(), config, halves, BOX)
+    output = tmp_path / "out"
+    save(both, output)
+    assert (output / "left.obj").exists()
+    assert set(trimesh.load_scene(output / "hands.glb").geometry) == {"right", "left"}
+
+    names = [path.name for path in save(found, output)]
+    assert names == ["overlay.png", "right.obj", "hands.glb"]
+    assert not (output / "left.obj").exists()
+    right = trimesh.load_mesh(output / "right.obj", process=False)
+    assert right.vertices.shape == (778, 3)
+    assert right.faces.shape == (1538, 3)
+    expected = found.vertices[0] * [1, -1, -1]
+    moved = np.asarray(right.vertices) - expected
+    np.testing.assert_allclose(moved, moved[:1].repeat(778, 0), atol=1e-6)
+    assert moved[0, 2] < -0.5  # before the camera, which looks along -z in glTF
+    picture = np.array(Image.open(output / "overlay.png"))
+    assert (picture == overlay(found)).all()
+    assert (picture[0, 0] == 0).all()
+    assert (picture[50:70, 110:130] != photo[50:70, 110:130]).any()
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="other"):
+        save(found, other)
+
+
+def test_photos_are_read_upright_in_rgb(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((4, 6), 7, np.uint8)).save(path)
+    assert read_photo(path).shape == (4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(path, exif=exif)
+    assert read_photo(path).shape == (16, 8, 3)
+
+
+def test_unreadable_photos_are_explained(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    for kind in ("jpg", "png"):
+        whole = tmp_path / f"whole.{kind}"
+        Image.fromarray(noise).save(whole)
+        short = tmp_path / f"short.{kind}"
+        short.write_bytes(whole.read_bytes()[:-3000])
+        with pytest.raises(InputError, match="cut short"):
+            read_photo(short)
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    with pytest.raises(InputError, match="is not an image"):
+        read_photo(text)
+    with pytest.raises(InputError, match="does not exist"):
+        read_photo(tmp_path / "missing.jpg")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_photo(tmp_path)
+
+
+def test_boxes_are_checked(photo):
+    assert parse_box("1,2.5,30,4") == (1.0, 2.5, 30.0, 4.0)
+    for text in ("1,2,3", "a,b,c,d", "", "1,2,3,4,5"):
+        with pytest.raises(InputError, match="four numbers"):
+            parse_box(text)
+    check_box((-10.0, -10.0, 20.0, 20.0), photo)
+    for box in ((0.0, 0.0, 0.0, 5.0), (0.0, 0.0, 5.0, -1.0), (float("nan"), 0.0, 5.0, 5.0)):
+        with pytest.raises(InputError, match="empty"):
+            check_box(box, photo)
+    for box in ((200.0, 0.0, 5.0, 5.0), (0.0, -9.0, 5.0, 9.0)):
+        with pytest.raises(InputError, match="outside the image"):
+            check_box(box, photo)

@@ -1,0 +1,97 @@
+"""The files around the package agree with each other."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "dne-lib": "dne_lib"}
+# Imported by accelerate when it is asked to log.
+INDIRECT = {"tensorboard"}
+
+
+def files() -> list[Path]:
+    """Tracked files, and new ones that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\[<>=!~ ]", requirement)[0].lower()
+
+
+def test_environment_is_in_step_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert f"python{PROJECT['requires-python']}" in conda
+    assert {name_of(requirement) for requirement in conda} == {"python", "pip", "make"}
+    (package,) = pip["pip"]
+    extras = re.fullmatch(r"-e \.\[([\w,]+)\]", package)
+    assert extras
+    assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
+    assert f"'.[{extras[1]}]'" in (ROOT / "Makefile").read_text()
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    imported = set()
+    for path in (ROOT / "dne_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    imported -= sys.stdlib_module_names | {"dne_lib"}
+    declared = {name_of(requirement) for requirement in PROJECT["dependencies"]} - INDIRECT
+    assert imported == {IMPORT_NAMES.get(name, name) for name in declared}
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_path_of_somebodys_machine_is_committed():
+    pattern = re.compile(rb"(?<![\w.$}])/(home|Users|root|work|mnt|tmp)/\w")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0].decode()}"
+        for path in files()
+        if path.suffix not in {".npz", ".png", ".jpg", ".safetensors"}
+        and (match := pattern.search(path.read_bytes()))
+    ]
+    assert not found
+
+
+def test_no_large_or_licensed_file_is_committed():
+    for path in files():
+        assert path.stat().st_size <= 16 * 2**20, path
+        assert not path.name.startswith(("MANO_LEFT", "MANO_RIGHT")), path
+
+
+def test_every_target_is_explained():
+    text = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    helped = re.findall(r"^([a-z]+):.*## \w", text, re.MULTILINE)
+    assert sorted(helped) == sorted(phony.split())
+    assert {"train", "test", "lab", "lint", "bench", "clean", "help"} <= set(helped)
+
+
+def test_links_in_the_readme_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target

@@ -1,0 +1,235 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import dne_lib.train as module
+from dne_lib.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, config_to_dict
+from dne_lib.data.interhand import InterHand
+from dne_lib.files import InputError
+from dne_lib.losses import total_loss
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.train import (
+    find_weights,
+    learning_rate,
+    load_network,
+    load_weights,
+    read_weights,
+    save_network,
+    train,
+    usable_precision,
+)
+
+MODEL = ModelConfig(
+    backbone="resnet18",
+    stages=2,
+    pretrained=False,
+    image_size=32,
+    feature_size=8,
+    channels=8,
+    modules=1,
+    samples=2,
+)
+
+
+@pytest.fixture
+def config(builtin_data):
+    steps = TrainConfig(
+        steps=4, batch_size=4, schedule="cosine", warmup=2, precision="no", workers=0,
+        save_every=2, log_every=1, learning_rate=1e-3,
+    )  # fmt: skip
+    data = DataConfig(root=builtin_data)
+    return Config(model=dataclasses.replace(MODEL), data=data, train=steps)
+
+
+def changed(config, **changes):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def weights(run):
+    return read_weights(run)[0]
+
+
+def test_paper_schedule_halves_every_epoch_down_to_a_floor():
+    config = TrainConfig(schedule="paper", learning_rate=1e-3)
+    rates = [learning_rate(epoch * 10 + 5, config, 10) for epoch in range(12)]
+    assert rates[:3] == [1e-3, 5e-4, 2.5e-4]
+    assert rates[9] == pytest.approx(1e-3 / 512)
+    assert rates[10:] == [1e-6, 1e-6]
+
+
+def test_cosine_schedule_warms_up_and_ends_at_zero():
+    config = TrainConfig(schedule="cosine", learning_rate=1.0, warmup=10, steps=110)
+    rates = [learning_rate(step, config, 7) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_precision_is_full_where_asked():
+    assert usable_precision("no") == "no"
+    assert usable_precision("bf16") in ("no", "bf16")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_come_back_from_disk(tmp_path, half):
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(MODEL)
+    save_network(network, Config(model=MODEL), tmp_path / "net.safetensors", half)
+    loaded, config = load_network(tmp_path / "net.safetensors")
+    assert config.model == MODEL
+    assert not loaded.training
+    for name, value in network.state_dict().items():
+        close = {"atol": 1e-3, "rtol": 1e-3} if half else {"atol": 0, "rtol": 0}
+        torch.testing.assert_close(loaded.state_dict()[name], value, **close)
+
+
+def test_a_run_leaves_all_that_is_promised(config, tmp_path):
+    run = train(config, tmp_path / "run")
+    assert json.loads((run / "config.json").read_text()) == json.loads(
+        json.dumps(config_to_dict(config))
+    )
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4]
+    assert all(entry["mpvpe_last"] > 0 for entry in log)
+    assert (run / "checkpoint" / "step.json").exists()
+    assert list((run / "tensorboard").rglob("events*"))
+    assert load_network(run)[1].model.modules == 1
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(config, tmp_path):
+    whole = train(config, tmp_path / "whole")
+    part = train(changed(config, steps=2), tmp_path / "part")
+    # The schedule depends on the number of steps: only what it was made with may differ.
+    straight = weights(train(changed(config, schedule="paper"), tmp_path / "straight"))
+    half = train(changed(config, schedule="paper", steps=2), tmp_path / "half")
+    resumed = weights(train(changed(config, schedule="paper"), half, resume=True))
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
+    assert any(not torch.equal(weights(whole)[n], weights(part)[n]) for n in straight)
+
+
+def test_the_coarse_stage_feeds_the_full_one(config, tmp_path):
+    coarse = train(changed(config, stage="coarse"), tmp_path / "coarse")
+    assert read_weights(coarse)[1].model.modules == 0
+    start = changed(config, initial=str(coarse), learning_rate=0.0)
+    full = train(start, tmp_path / "full")
+    before, after = weights(coarse), weights(full)
+    learned = [n for n in before if not n.endswith(("running_mean", "running_var", "tracked"))]
+    assert set(before) < set(after)
+    for name in learned:
+        assert torch.equal(before[name], after[name])
+
+
+def test_loaded_parts_can_learn_more_slowly(config, tmp_path):
+    coarse = train(changed(config, stage="coarse"), tmp_path / "coarse")
+    full = train(changed(config, initial=str(coarse), initial_rate=0.0), tmp_path / "full")
+    before, after = weights(coarse), weights(full)
+    assert torch.equal(before["coarse.maps.weight"], after["coarse.maps.weight"])
+    torch.manual_seed(config.train.seed)
+    assert after["refiners.0.varphi.last.weight"].any()
+
+
+def test_one_batch_is_overfitted(builtin_data):
+    torch.manual_seed(0)
+    model = dataclasses.replace(
+        MODEL, stages=3, image_size=64, feature_size=16, channels=32, modules=2
+    )
+    dataset = InterHand(builtin_data, "train", model, DataConfig(), augment=False)
+    batch = torch.utils.data.default_collate(dataset.__getitems__([0, 1, 2, 3]))
+    network = DualNoiseNetwork(model).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    steps = 300
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / steps)
+        loss, _ = total_loss(network(batch["image"], batch["present"]), batch, LossConfig())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # Batch statistics, as in training; the means of the noise, as in evaluation.
+    output = network(batch["image"], batch["present"], samples=0)
+    error = module.training_error(output, batch)
+    assert error["mpvpe_last"] < 2.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 16}, "another configuration"),
+        ({"modules": 2}, "missing"),
+        ({"backbone": "resnet50"}, "another configuration"),
+    ],
+)
+def test_weights_of_another_configuration_are_refused(tmp_path, change, message):
+    save_network(DualNoiseNetwork(MODEL), Config(model=MODEL), tmp_path / "net.safetensors")
+    state, _ = read_weights(tmp_path / "net.safetensors")
+    other = DualNoiseNetwork(dataclasses.replace(MODEL, **change))
+    with pytest.raises(InputError, match=message):
+        load_weights(other, state, "net.safetensors")
+
+
+def test_a_full_network_lends_its_coarse_part(tmp_path):
+    state = DualNoiseNetwork(MODEL).state_dict()
+    coarse = DualNoiseNetwork(dataclasses.replace(MODEL, modules=0))
+    assert set(load_weights(coarse, state, "here")) == set(coarse.state_dict())
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    with pytest.raises(InputError, match="no weights at"):
+        find_weights(tmp_path / "nowhere")
+    path = tmp_path / "net.safetensors"
+    save_network(DualNoiseNetwork(MODEL), Config(model=MODEL), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        read_weights(path)
+    module.safetensors.torch.save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="carries no configuration"):
+        read_weights(path)
+
+
+def test_a_run_is_never_overwritten(config, tmp_path):
+    run = train(changed(config, steps=1), tmp_path / "run")
+    with pytest.raises(InputError, match="already holds a run"):
+        train(config, run)
+    with pytest.raises(InputError, match=r"train\.batch_size"):
+        train(changed(config, batch_size=2), run, resume=True)
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(config, tmp_path / "new", resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="holds files"):
+        train(config, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_too_few_images_for_a_batch(config, tmp_path):
+    with pytest.raises(InputError, match="fewer than one batch of 99"):
+        train(changed(config, batch_size=99), tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_training(config, tmp_path):
+    config.loss.vertices = float("nan")
+    with pytest.raises(InputError, match=r"vertices_0.* no longer a number"):
+        train(config, tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+    save, calls = Accelerator.save_state, []
+
+    def fails_later(self, folder):
+        calls.append(folder)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        save(self, folder)
+
+    monkeypatch.setattr(Accelerator, "save_state", fails_later)
+    with pytest.raises(InputError, match="cannot write the checkpoint of step 4"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run" / "checkpoint" / "step.json").read_text()) == {"step": 2}
+    train(config, tmp_path / "run", resume=True)
