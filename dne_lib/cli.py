@@ -31,7 +31,7 @@ from dne_lib.evaluate import (
 from dne_lib.files import InputError
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import parse_box, predict, save
-from dne_lib.train import SHIPPED, load_network, read_weights, train
+from dne_lib.train import SHIPPED, load_network, train
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +156,7 @@ class Predict:
 
 def network_for(source: str) -> tuple[DualNoiseNetwork, Config]:
     """Load a network with the hand model it was trained with, on this machine's device."""
-    _, config = read_weights(source)
-    network, config = load_network(source, config.data.mano)
+    network, config = load_network(source)
     if source in SHIPPED:
         config.data.root = DataConfig().root
     return network.to(default_device()), config

@@ -24,7 +24,8 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist: check the folder it should be in") from None
     except orjson.JSONDecodeError as error:
         raise InputError(
-            f"{path} is not valid JSON ({error}): it may be half-written, download or write it again"
+            f"{path} is not valid JSON ({error}): it may be half-written; "
+            "download or write it again"
         ) from None
 
 
@@ -40,8 +41,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
@@ -74,6 +75,6 @@ def claim_folder(path: Path, kind: str) -> None:
         raise InputError(f"{path} is a file: give a folder for the {kind}")
     if path.is_dir() and not marker.exists() and any(path.iterdir()):
         raise InputError(
-            f"{path} holds files that are no {kind} of ours: choose another folder or empty this one"
+            f"{path} holds files that are no {kind} of ours: choose another folder, or empty it"
         )
     write_bytes(marker, b"")

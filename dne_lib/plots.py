@@ -170,7 +170,7 @@ MAP_TITLES = ("parts", "depth", "normals", "DensePose", "heat maps")
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[Float[np.ndarray, "height width 3"]]],
+    rows: Sequence[Sequence[Float[np.ndarray, "_ _ 3"]]],
     columns: Sequence[str],
     labels: Sequence[str] = (),
     error_bar: bool = False,
@@ -178,6 +178,7 @@ def contact_sheet(
     """Images in a grid: titles above the columns, labels beside the rows.
 
     Args:
+        rows: images of any size; each is stretched to its cell.
         error_bar: explain `error_colours` in a bar on the right.
     """
     size = 1.9

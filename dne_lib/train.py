@@ -12,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -96,14 +97,14 @@ def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNois
 
     Args:
         source: see `find_weights`.
-        mano: folder of the licensed MANO files; None: the built-in hand.
+        mano: folder of the licensed MANO files; None: the hand model it was trained with.
 
     Raises:
-        InputError: see `read_weights`.
+        InputError: see `read_weights`; the hand model is not where it was.
     """
     state, config = read_weights(source)
     config.model.pretrained = False  # its weights are about to be replaced
-    network = DualNoiseNetwork(config.model, HandModel(mano))
+    network = DualNoiseNetwork(config.model, HandModel(mano or config.data.mano))
     load_weights(network, state, f"{find_weights(source)}")
     return network.eval(), config
 
@@ -188,13 +189,17 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
     config = dataclasses.replace(config)
     if config.train.stage == "coarse":
         config.model = dataclasses.replace(config.model, modules=0)
-    _open_run(config, output, resume)
+    # A notebook may train twice, at another precision.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=usable_precision(config.train.precision),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
         project_config=ProjectConfiguration(project_dir=str(output)),
         log_with="tensorboard",
     )
+    if accelerator.is_main_process:
+        _open_run(config, output, resume)
+    accelerator.wait_for_everyone()
     set_seed(config.train.seed)
     network, rates = _build(config)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -225,6 +230,7 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
     step = _restore(accelerator, output) if resume else 0
 
     network.train()
+    noise = torch.Generator(accelerator.device)
     start, first = time.monotonic(), step
     with tqdm(
         total=config.train.steps, initial=step, disable=not accelerator.is_main_process
@@ -233,8 +239,11 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
+            # Seeded by the step, so that a resumed run draws what it would have drawn.
+            place = step * accelerator.num_processes + accelerator.process_index
+            noise.manual_seed(config.train.seed * 2**32 + place)
             with accelerator.autocast():
-                predicted = network(batch["image"], batch["present"])
+                predicted = network(batch["image"], batch["present"], generator=noise)
             loss, terms = total_loss(predicted, batch, config.loss)
             optimizer.zero_grad()
             accelerator.backward(loss)
@@ -250,7 +259,7 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
                     **{name: value.item() for name, value in terms.items()},
                     **training_error(predicted, batch),
                     "parts_accuracy": parts_accuracy(predicted, batch),
-                    "gradient_norm": float(norm),
+                    "gradient_norm": 0.0 if norm is None else norm.item(),
                     "learning_rate": rate,
                     "images_per_second": speed,
                 }
@@ -337,7 +346,7 @@ def _batches(
         rest = accelerator.skip_first_batches(loader, done) if done else loader
         rest.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
         for batch in rest:
-            yield batch
+            yield batch  # pyright: ignore[reportReturnType]
             step += 1
             if step == steps:
                 return

@@ -205,7 +205,7 @@ def _hand_model() -> HandModel:
 def subject(split: str, seed: int, capture: int) -> Subject:
     """Shape, skin and dome of a capture."""
     rng = np.random.default_rng((seed, SPLITS[split], 1, capture))
-    betas = np.clip(rng.normal(size=10), -2.5, 2.5).round(6)
+    betas = np.clip(rng.normal(size=10), -2, 2).round(6)
     # The golden ratio spreads tones evenly over the captures, however many are used.
     offset = np.random.default_rng((seed, SPLITS[split], 2)).uniform()
     tone = (offset + capture * 0.6180339887) % 1

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from dne_lib.camera import pixels_to_ndc
 from dne_lib.mano import HandModel, matrix_to_rotation_6d
 from dne_lib.model.encoder import conv_block
 
@@ -27,6 +28,15 @@ class Parameters(NamedTuple):
     attention: Float[Tensor, "batch hand 18 h w"]  # sums to one over h w
 
 
+def pixel_centres(
+    height: int, width: int, device: torch.device | None = None
+) -> Float[Tensor, "place 2"]:
+    """NDC (x, y) of the pixels of a map, row by row."""
+    x = pixels_to_ndc(torch.arange(width, dtype=torch.float32, device=device), width)
+    y = pixels_to_ndc(torch.arange(height, dtype=torch.float32, device=device), height)
+    return torch.cartesian_prod(y, x).flip(-1)
+
+
 class CoarseRegressor(nn.Module):
     """F to MANO parameters and camera, for both hands."""
 
@@ -39,6 +49,7 @@ class CoarseRegressor(nn.Module):
         self.attention = nn.Conv2d(2 * channels, 2 * ATTENTIONS, 1)
         # Each parameter is mixed by the attention map of its joint, the shape's or the camera's.
         mixer = torch.arange(ATTENTIONS).repeat_interleave(torch.tensor([6] * 16 + [BETAS, CAMERA]))
+        self.mixer: Tensor
         self.register_buffer("mixer", mixer, persistent=False)
         self._start_at_the_mean(hands)
 
@@ -48,19 +59,22 @@ class CoarseRegressor(nn.Module):
         scale = math.log(math.expm1(START_SCALE))  # the inverse of softplus
         camera = torch.tensor([scale, 0.0, scale, 0.0]).expand(2, 4)
         start = torch.cat([mean, torch.zeros(2, BETAS), camera], dim=1)
+        self.maps.bias = nn.Parameter(start.flatten())
         with torch.no_grad():
-            self.maps.bias.copy_(start.flatten())
             self.maps.weight.mul_(0.1)
 
     def forward(self, features: Float[Tensor, "batch C H W"]) -> Parameters:
-        """Parameters = sum over places of softmax(attention) * map."""
+        """Parameters = sum over places of softmax(attention) * map; see `Parameters`."""
         x = self.block(features)
         maps = rearrange(self.maps(x).float(), "b (hand p) h w -> b hand p (h w)", hand=2)
         logits = rearrange(self.attention(x).float(), "b (hand a) h w -> b hand a (h w)", hand=2)
         attention = logits.softmax(dim=-1)
         values = einsum(attention[:, :, self.mixer], maps, "b hand p s, b hand p s -> b hand p")
         pose, betas, camera = values.split([POSE, BETAS, CAMERA], dim=-1)
-        scale, translation = rearrange(camera, "b hand (xy k) -> k b hand xy", k=2)
+        scale, offset = rearrange(camera, "b hand (xy k) -> k b hand xy", k=2)
+        # Convolutions cannot tell where they are: each place votes for itself plus an offset.
+        places = pixel_centres(x.shape[-2], x.shape[-1], x.device)
+        translation = offset + einsum(attention[:, :, -1], places, "b hand s, s xy -> b hand xy")
         return Parameters(
             pose=rearrange(pose, "b hand (joint d) -> b hand joint d", d=6),
             betas=betas,

@@ -32,6 +32,8 @@ class Encoder(nn.Module):
         super().__init__()
         build = getattr(torchvision.models, config.backbone)
         net = build(weights="DEFAULT" if config.pretrained else None)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)

@@ -16,6 +16,7 @@ from dne_lib.data import synthesize as module
 from dne_lib.data.render import anatomy
 from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError, read_json
+from tests.data.test_poses import mesh_penetration
 
 SIDES = ("right", "left")
 COUNT = 22  # more than one chunk, and not a whole number of them
@@ -243,6 +244,17 @@ def test_hands_stay_outside_each_other(labels, layers):
     assert max(depths) < 0.002
     assert max(gaps) < 0.12
     assert min(gaps) < 0.006  # some touch
+
+
+def test_hands_do_not_pass_through_themselves(labels, layers):
+    depths = [
+        mesh_penetration(vertices * [1 if side == "right" else -1, 1, 1] / 1000)
+        for frames in labels["MANO_NeuralAnnot"].values()
+        for hands in frames.values()
+        for side, (vertices, _) in world_hands(layers, hands).items()
+    ]
+    assert len(depths) >= 20
+    assert max(depths) < 0.002
 
 
 def test_same_bytes_whatever_the_number_of_workers_and_images(tree, tmp_path):

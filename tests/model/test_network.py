@@ -7,6 +7,7 @@ from dne_lib.config import ModelConfig, preset
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.coarse import pixel_centres
 
 SMALL = ModelConfig(
     backbone="resnet18",
@@ -125,6 +126,24 @@ def test_without_modules_it_is_the_baseline(hands, image):
 def test_attention_sums_to_one_and_weighs_the_maps(hands, image):
     parameters = build(hands)(image).parameters
     torch.testing.assert_close(parameters.attention.sum(dim=(-1, -2)), torch.ones(3, 2, 18))
+
+
+def test_pixel_centres_are_where_grid_sample_reads_a_pixel():
+    """Reading a map of coordinates at the centres gives the centres."""
+    places = pixel_centres(3, 4)
+    ramp = places.T.reshape(1, 2, 3, 4)
+    read = torch.nn.functional.grid_sample(ramp, places[None, None], align_corners=False)
+    torch.testing.assert_close(read[0, :, 0].T, places)
+
+
+def test_the_camera_looks_where_its_attention_is(hands, image):
+    """With no offset learned yet, the translation is the centre of the attention map."""
+    network = build(hands)
+    network.coarse.maps.weight.data.zero_()
+    parameters = network(image).parameters
+    weights = parameters.attention[:, :, -1].flatten(2)
+    expected = weights @ pixel_centres(*parameters.attention.shape[-2:])
+    torch.testing.assert_close(parameters.camera[..., 1], expected)
 
 
 def test_a_fresh_network_starts_at_the_mean_hand(hands):
