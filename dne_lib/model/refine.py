@@ -22,9 +22,16 @@ def interpolate(
 ) -> Float[Tensor, "n v C"]:
     """Image-aligned features: F read at NDC points, bilinearly; beyond the border, the border's."""
     sampled = F.grid_sample(
-        features.float(), points[:, :, None], padding_mode="border", align_corners=False
+        features, points[:, :, None], padding_mode="border", align_corners=False
     )
     return rearrange(sampled, "n c v 1 -> n v c")
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """What autocast computes a linear layer in: casting once spares a cast for every layer."""
+    device = tensor.device.type
+    on = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else tensor.dtype
 
 
 class _MaxOverCell(torch.autograd.Function):
@@ -153,7 +160,7 @@ class DualNoiseModule(nn.Module):
             self.phi = ConcatMLP([c, c, *where], hidden, 2)
         if config.noise_3d:
             self.varphi = ConcatMLP([c, c, c, *own, *where], hidden, 3)
-        self.score = ConcatMLP([c, c, c, 2, 3], c, 1)
+        self.score = nn.Sequential(nn.Linear(3 * c + 2, c), nn.GELU(), nn.Linear(c, 1))
 
     def forward(
         self,
@@ -168,7 +175,7 @@ class DualNoiseModule(nn.Module):
         """One step of refinement.
 
         Args:
-            features: F of the image each hand is in.
+            features: F of the image each hand is in, float32.
             vertices: the mesh to refine; wrist-relative, hand units.
             camera: the camera that goes with it.
             regressed: (u_x, u_y, confidence logit) from the `CoordinateRegressor`; None when the
@@ -177,32 +184,31 @@ class DualNoiseModule(nn.Module):
             samples: R draws of the noise; 0 takes the means, as the paper does at inference.
             generator: source of the noise.
         """
-        config = self.config
+        config, dtype = self.config, working_dtype(features)
         projected = project(vertices, camera)
         u, mean_2d = projected, torch.zeros_like(projected)
         if regressed is not None:
             own_point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
             u = gate * own_point + (1 - gate) * projected
-            f_p, f_r = interpolate(features, projected), interpolate(features, own_point)
+            f_p, f_r = (interpolate(features, p).to(dtype) for p in (projected, own_point))
             mean_2d = self.phi([f_p, f_r, *self._where(vertices, projected, u, side)])  # Eq. 3
 
         drawn = []
         for _ in range(max(samples, 1)):
-            epsilon_2d, epsilon_3d = mean_2d, torch.zeros_like(vertices)
+            epsilon_2d, mean_3d = mean_2d, torch.zeros_like(vertices)
             if samples and config.noise_2d:
                 epsilon_2d = sample_noise(mean_2d, config.gamma, config.delta, generator)
             points = u + epsilon_2d
-            aligned = interpolate(features, points)
+            aligned = interpolate(features, points).to(dtype)
             views = three_views(aligned, vertices, config.voxel_grid)
             if config.noise_3d:
                 own = [aligned] if config.vertex_coordinates else []
                 where = self._where(vertices, projected, points, side)
-                epsilon_3d = mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
-                if samples:
-                    epsilon_3d = sample_noise(mean_3d, config.gamma, config.delta, generator)
-            # Detached, so that learning to rank samples does not bend what they are made of.
-            seen = [part.detach() for part in (*views, epsilon_2d, epsilon_3d)]
-            score = self.score(seen).mean(dim=(-1, -2))
+                mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
+            epsilon_3d = mean_3d
+            if samples and config.noise_3d:
+                epsilon_3d = sample_noise(mean_3d, config.gamma, config.delta, generator)
+            score = self._score(views, epsilon_2d - mean_2d, epsilon_3d - mean_3d)
             drawn.append((vertices + epsilon_3d, points, score))
 
         refined, coordinates, scores = (torch.stack(each) for each in zip(*drawn, strict=True))
@@ -218,3 +224,12 @@ class DualNoiseModule(nn.Module):
         if self.config.vertex_coordinates:
             parts.append(torch.cat([vertices, projected, u], dim=-1))
         return parts
+
+    def _score(self, views: list[Tensor], away_2d: Tensor, away_3d: Tensor) -> Tensor:
+        """Confidence from pooled features, and from how far the sample strayed from the means.
+
+        Detached, so that learning to rank samples does not bend what they are made of.
+        """
+        strayed = [away.abs().mean(dim=(1, 2))[:, None] for away in (away_2d, away_3d)]
+        pooled = torch.cat([*(view.float().mean(dim=1) for view in views), *strayed], dim=-1)
+        return self.score(pooled.detach()).float().squeeze(-1)
