@@ -230,4 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dne: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("dne: interrupted; the same command goes on (train: with --resume)", file=sys.stderr)
+        return 130
     return 0

@@ -123,7 +123,8 @@ def auxiliary_maps(
         - depth (1, size, size): z relative to the wrist of the hand seen, hand units;
         - normals (3, size, size): unit, camera frame, turned to the camera;
         - heatmaps (42, size, size): 21 right joints, then 21 left, hidden or not;
-        - densepose (3, size, size): place on the rest pose, [0, 1] over its bounding box;
+        - densepose (3, size, size): place on the right hand's rest pose, [0, 1] over its bounding
+          box, for both hands: a vertex has one value, and `parts` tells the side;
         - parts (size, size) int64: 0 background, 1 + joint on the right hand, 17 + joint on the
           left, by the joint of largest skinning weight of the nearest corner of the face.
     """
@@ -134,8 +135,9 @@ def auxiliary_maps(
     z = (vertices[..., 2] + root_depth[:, None]).ravel()
     face_id, barycentric = rasterize(points, z, faces, size, size)
 
-    low, high = topology.template.min(1, keepdims=True), topology.template.max(1, keepdims=True)
-    densepose = ((topology.template - low) / (high - low)).reshape(-1, 3)
+    rest = topology.template[0]
+    canonical = (rest - rest.min(0)) / (rest.max(0) - rest.min(0))
+    densepose = np.concatenate([canonical, canonical])
     attributes = np.hstack([xyz[:, 2:] / HAND_UNIT, vertex_normals(xyz, faces), densepose])
 
     seen = face_id >= 0

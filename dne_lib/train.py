@@ -185,6 +185,7 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
         InputError: the folder holds something else or a run of another configuration, there is
             nothing to resume, the weights to start from do not fit, the data cannot be read, or
             the loss stopped being a number.
+        KeyboardInterrupt: after saving a checkpoint to resume from.
     """
     config = dataclasses.replace(config)
     if config.train.stage == "coarse":
@@ -232,9 +233,8 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
     network.train()
     noise = torch.Generator(accelerator.device)
     start, first = time.monotonic(), step
-    with tqdm(
-        total=config.train.steps, initial=step, disable=not accelerator.is_main_process
-    ) as bar:
+    bar = tqdm(total=config.train.steps, initial=step, disable=not accelerator.is_main_process)
+    try:
         for batch in _batches(accelerator, loader, dataset, step, config.train.steps):
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
@@ -271,6 +271,13 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
                 bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
             if step % config.train.save_every == 0 or step == config.train.steps:
                 _save(accelerator, network, config, output, step)
+    except KeyboardInterrupt:
+        # A stopped kernel loses nothing; of several processes each would be at another step.
+        if accelerator.num_processes == 1:
+            _save(accelerator, network, config, output, step)
+        raise
+    finally:
+        bar.close()
     accelerator.end_training()
     return output
 

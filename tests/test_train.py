@@ -233,3 +233,26 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert json.loads((tmp_path / "run" / "checkpoint" / "step.json").read_text()) == {"step": 2}
     train(config, tmp_path / "run", resume=True)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    straight = weights(train(changed(config, schedule="paper"), tmp_path / "straight"))
+    loss, calls = module.total_loss, []
+
+    def stops(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(module, "total_loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(changed(config, schedule="paper", save_every=100), tmp_path / "run")
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run" / "checkpoint" / "step.json").read_text()) == {"step": 3}
+    resumed = weights(
+        train(changed(config, schedule="paper", save_every=100), tmp_path / "run", resume=True)
+    )
+    learned = [n for n in straight if not n.endswith(("running_mean", "running_var", "tracked"))]
+    for name in learned:
+        torch.testing.assert_close(resumed[name], straight[name], atol=0, rtol=0)

@@ -18,7 +18,7 @@ class Auxiliary(NamedTuple):
     depth: Float[Tensor, "batch 1 H W"]  # relative to the wrist, hand units
     normals: Float[Tensor, "batch 3 H W"]  # camera frame
     heatmaps: Float[Tensor, "batch 42 H W"]  # 21 right joints, 21 left
-    densepose: Float[Tensor, "batch 3 H W"]  # canonical coordinates in [0, 1]
+    densepose: Float[Tensor, "batch 3 H W"]  # place on the right hand at rest, in [0, 1]
     parts: Float[Tensor, "batch 33 H W"]  # logits
 
 
