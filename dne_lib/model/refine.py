@@ -117,10 +117,10 @@ class CoordinateRegressor(nn.Module):
     Computed once and shared by the modules, since F does not change between them.
     """
 
-    def __init__(self, feature_size: int, channels: int, hidden: int = 256):
+    def __init__(self, feature_size: int, channels: int):
         super().__init__()
         self.places = nn.Sequential(
-            nn.Linear(feature_size**2, hidden), nn.GELU(), nn.Linear(hidden, VERTICES)
+            nn.Linear(feature_size**2, 2 * channels), nn.GELU(), nn.Linear(2 * channels, VERTICES)
         )
         self.channels = nn.Sequential(
             nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, 3)

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# How the shipped weights of the preset tiny are made: scripts/shipped_weights.sh FOLDER
+#
+# Hours on two CPU cores. Every leg starts from the one before and can be interrupted: run the
+# script again and it goes on (finished legs are skipped). results/README.md tells what was run.
+#
+# Two things make it hours and not days (results/experiments.md has the measurements):
+# - small images first: a network that does not know yet what a hand is learns that as well at a
+#   half or three quarters of the size, two to three times as fast;
+# - upright images first: which hand is the right one can be told only from palm or back, thumb
+#   side and direction of the fingers together, and with images turned at will it stays at chance.
+set -euo pipefail
+folder=$1
+data=$folder/data
+dne() { python -m dne_lib "$@"; }
+
+leg() {  # NAME then options of `dne train`
+    local run=$folder/$1
+    shift
+    [ -f "$run/evaluation-test/metrics.json" ] && return
+    local resume=()
+    [ -f "$run/config.json" ] && resume=(--resume)
+    dne train --preset tiny --data.root "$data" --output "$run" "${resume[@]}" "$@"
+}
+
+dne synthesize "$data" --train 50000 --test 2000 --seed 1
+maps=(--loss.densepose 12 --loss.parts 8 --loss.heatmaps 300)
+small=(--model.image-size 96 --model.feature-size 24 --train.batch-size 48)
+leg coarse-upright --train.stage coarse --train.steps 8000 --train.warmup 100 \
+    --data.rotation 10 "${small[@]}" "${maps[@]}"
+leg coarse-turned --train.stage coarse --train.steps 8000 --train.warmup 100 \
+    --train.initial "$folder/coarse-upright" "${small[@]}" "${maps[@]}"
+leg coarse --train.stage coarse --train.steps 10000 --train.warmup 100 \
+    --train.initial "$folder/coarse-turned" "${maps[@]}"
+leg full --train.steps 9500 --train.warmup 100 --train.initial "$folder/coarse" \
+    --train.initial-rate 0.3
+python scripts/ship_weights.py "$folder/coarse" shipped-coarse
+python scripts/ship_weights.py "$folder/full" shipped
