@@ -1,4 +1,4 @@
-"""`dne synthesize | train | evaluate | predict`."""
+"""`dne synthesize | train | evaluate | predict | check`."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from tyro.conf import Positional, subcommand
 
 from dne_lib import config as settings
 from dne_lib.config import Config, DataConfig, preset
-from dne_lib.data.interhand import FILES
+from dne_lib.data.index import FILES
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import (
     HEADER,
@@ -29,6 +29,7 @@ from dne_lib.evaluate import (
     table_rows,
 )
 from dne_lib.files import InputError
+from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import parse_box, predict, save
 from dne_lib.train import SHIPPED, load_network, train
@@ -154,6 +155,20 @@ class Predict:
             print(path)
 
 
+@dataclass
+class Check:
+    """Say what is there of the licensed files, and make MANO's fast to load."""
+
+    mano: Path | None = None  # folder of MANO_RIGHT and MANO_LEFT; .npz are written beside .pkl
+
+    def run(self) -> None:
+        """Check and print."""
+        if self.mano is None:
+            raise InputError("nothing to check: give MANO's folder as --mano")
+        for line in check_mano(self.mano):
+            print(line)
+
+
 def network_for(source: str) -> tuple[DualNoiseNetwork, Config]:
     """Load a network with the hand model it was trained with, on this machine's device."""
     network, config = load_network(source)
@@ -212,6 +227,7 @@ def commands(name: Literal["tiny", "paper"]):
         | Annotated[Train, subcommand("train", default=default)]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
+        | Annotated[Check, subcommand("check")]
     )
 
 

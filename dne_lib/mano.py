@@ -3,23 +3,21 @@
 Romero, Tzionas and Black, "Embodied Hands" (SIGGRAPH Asia 2017). The hand axis is [right, left].
 """
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import smplx.lbs
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float, Int
-from smplx.utils import to_np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lib.config import HANDS, VERTICES
-from dne_lib.files import InputError
+from dne_lib.config import HANDS
+from dne_lib.mano_files import FIELDS, PARENTS, left_is_unmirrored, read_hand
 
 # smplx annotates with a tensor type of its own, which no tensor has.
 lbs: Callable[..., Any] = smplx.lbs.lbs
@@ -35,18 +33,6 @@ MANO_TO_JOINTS = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7
 # InterHand2.6M orders each finger tip first and puts the wrist last.
 INTERHAND_TO_JOINTS = [20, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 19, 18, 17, 16]
 JOINTS_TO_INTERHAND = np.argsort(INTERHAND_TO_JOINTS).tolist()
-
-PARENTS = [-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]  # of MANO's 16 joints
-FIELDS = {  # what is read of a MANO file, under MANO's names
-    "v_template": (778, 3),
-    "shapedirs": (778, 3, 10),
-    "posedirs": (778, 3, 135),
-    "J_regressor": (16, 778),
-    "weights": (778, 16),
-    "hands_mean": (45,),
-    "f": (1538, 3),
-    "kintree_table": (2, 16),
-}
 
 
 class Hands(NamedTuple):
@@ -86,52 +72,11 @@ def axis_angle_to_matrix(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*
     return rodrigues(vectors.reshape(-1, 3)).view(*vectors.shape[:-1], 3, 3)
 
 
-def read_hand(folder: Path, side: Literal["right", "left"]) -> dict[str, np.ndarray]:
-    """The arrays of one hand, float32, under MANO's names.
-
-    Raises:
-        InputError: no file for this hand in the folder, or it is not a complete MANO hand.
-    """
-    names = [f"MANO_{side.upper()}.npz", f"MANO_{side.upper()}.pkl", f"hand_{side}.npz"]
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
-        raise InputError(
-            f"{folder} has no {names[1]} or {names[0]}: get MANO's models from "
-            "https://mano.is.tue.mpg.de and put both hands there"
-        )
-    try:
-        with path.open("rb") as file:
-            npz = path.suffix == ".npz"
-            data = dict(np.load(file)) if npz else pickle.load(file, encoding="latin1")
-        hand = {name: to_np(data[name]) for name in FIELDS}
-    except ImportError as error:
-        raise InputError(
-            f"{path} needs the package chumpy to be read ({error}): "
-            f"install it, or save the file's arrays as {names[0]} where it is installed"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(
-            f"{path} cannot be read as a MANO hand ({type(error).__name__}: {error}): "
-            "download it again from https://mano.is.tue.mpg.de"
-        ) from error
-    for name, shape in FIELDS.items():
-        if hand[name].shape != shape:
-            raise InputError(
-                f"{path}: {name} has shape {hand[name].shape}, not {shape}: this is no MANO hand"
-            )
-        if not np.isfinite(hand[name]).all():
-            raise InputError(f"{path}: {name} holds NaN or infinity: download the file again")
-    outside = hand["f"].min() < 0 or hand["f"].max() >= VERTICES
-    if outside or (hand["kintree_table"][0] != PARENTS)[1:].any():
-        raise InputError(f"{path}: f or kintree_table is not MANO's: download the file again")
-    return hand
-
-
 class HandModel(nn.Module):
     """MANO for both hands: rotations and shape to vertices and 21 joints.
 
     Args:
-        path: folder with the licensed MANO_RIGHT and MANO_LEFT (`.npz` or `.pkl`);
+        path: folder with the licensed MANO_RIGHT and MANO_LEFT (`.npz` before `.pkl`);
             None is the built-in hand.
 
     Attributes:
@@ -156,10 +101,8 @@ class HandModel(nn.Module):
     def __init__(self, path: Path | None = None):
         super().__init__()
         right, left = (read_hand(path or ASSETS, side) for side in HANDS)
-        # MANO_LEFT is published with the x of its shape directions not mirrored.
-        x, mirrored = right["shapedirs"][:, 0], left["shapedirs"][:, 0]
-        if np.abs(x - mirrored).sum() < np.abs(x + mirrored).sum():
-            mirrored *= -1
+        if left_is_unmirrored(right, left):  # as MANO_LEFT is published
+            left["shapedirs"][:, 0] *= -1
         both = {name: np.stack([right[name], left[name]]) for name in FIELDS}
         self.faces = both["f"].astype(np.int64)
         self.part = right["weights"].argmax(1)

@@ -24,14 +24,13 @@ leg() {  # NAME then options of `dne train`
 }
 
 dne synthesize "$data" --train 50000 --test 2000 --seed 1
-maps=(--loss.densepose 12 --loss.parts 8 --loss.heatmaps 300)
 small=(--model.image-size 96 --model.feature-size 24 --train.batch-size 48)
 leg coarse-upright --train.stage coarse --train.steps 8000 --train.warmup 100 \
-    --data.rotation 10 "${small[@]}" "${maps[@]}"
+    --data.rotation 10 "${small[@]}"
 leg coarse-turned --train.stage coarse --train.steps 8000 --train.warmup 100 \
-    --train.initial "$folder/coarse-upright" "${small[@]}" "${maps[@]}"
+    --train.initial "$folder/coarse-upright" "${small[@]}"
 leg coarse --train.stage coarse --train.steps 10000 --train.warmup 100 \
-    --train.initial "$folder/coarse-turned" "${maps[@]}"
+    --train.initial "$folder/coarse-turned"
 leg full --train.steps 9500 --train.warmup 100 --train.initial "$folder/coarse" \
     --train.initial-rate 0.3
 python scripts/ship_weights.py "$folder/coarse" shipped-coarse

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from dne_lib import cli
 from dne_lib.config import preset
 from dne_lib.files import InputError
+from dne_lib.mano import ASSETS
 
 SMALL = """
     --model.stages 2 --model.image-size 64 --model.feature-size 16 --model.channels 8
@@ -18,7 +20,7 @@ SMALL = """
 def calls(monkeypatch):
     """Commands are parsed but not run."""
     made = []
-    for kind in (cli.Synthesize, cli.Train, cli.Evaluate, cli.Predict):
+    for kind in (cli.Synthesize, cli.Train, cli.Evaluate, cli.Predict, cli.Check):
         monkeypatch.setattr(kind, "run", lambda command: made.append(command))
     return made
 
@@ -58,6 +60,8 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
         ("evaluate nowhere", "no weights at nowhere"),
         ("evaluate nowhere --limit 0", "at least one image"),
         ("train --data.root nowhere --output run --train.initial nothing", "nothing"),
+        ("check", "give MANO's folder as --mano"),
+        ("check --mano nowhere", "nowhere has no MANO_RIGHT.pkl"),
         ("train --resume", "no run runs/tiny to resume"),
         ("train --from-scratch --data.root nowhere --model.channels 0", "channels is 0"),
     ],
@@ -86,6 +90,17 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
             (folder / f"InterHand2.6M_{split}_{name}.json").touch()
     cli.render_missing(root)
     assert made == [root]
+
+
+def test_check_prints_what_it_finds_and_converts(tmp_path, capsys):
+    for side in ("right", "left"):
+        hand = dict(np.load(ASSETS / f"hand_{side}.npz"))
+        (tmp_path / f"MANO_{side.upper()}.pkl").write_bytes(pickle.dumps(hand, protocol=2))
+    assert cli.main(["check", "--mano", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{tmp_path / 'MANO_RIGHT.pkl'}: ")
+    assert "as it should be" in printed[-1]
+    assert len(list(tmp_path.glob("MANO_*.npz"))) == 2
 
 
 def test_run_folders_are_never_taken_twice(tmp_path):

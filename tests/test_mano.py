@@ -206,12 +206,6 @@ def test_truncated_file(tmp_path, built_in, suffix):
         HandModel(tmp_path)
 
 
-def test_pickle_that_needs_chumpy(tmp_path):
-    (tmp_path / "MANO_RIGHT.pkl").write_bytes(b"cno_such_chumpy.ch\nCh\n.")
-    with pytest.raises(InputError, match="needs the package chumpy"):
-        HandModel(tmp_path)
-
-
 def test_rotation_6d_holds_the_first_two_columns():
     matrices = torch.tensor(Rotation.random(50, random_state=0).as_matrix())
     numbers = mano.matrix_to_rotation_6d(matrices)
