@@ -49,6 +49,7 @@ class DataConfig:
 
     root: Path = Path("data/builtin")  # an InterHand2.6M v1.0 tree
     mano: Path | None = None  # folder of the licensed MANO files; None: the built-in hand
+    max_fit_error: float | None = None  # mm from MANO's to triangulated joints, mean; None: any
     margin: float = 1.25  # side of the crop over the longer side of the box of the hands
     rotation: float = 90.0  # degrees either way; paper
     scale: float = 0.1  # crop size times 1 +- this; paper
@@ -124,10 +125,10 @@ def preset(name: Literal["tiny", "paper"]) -> Config:
     # From random weights the maps must lead: with the vertex terms dominant, tens of thousands of
     # images pass before the network leaves the mean pose.
     loss = LossConfig(
-        heatmaps=1000.0,
+        heatmaps=300.0,
         squared_heatmaps=True,
-        densepose=4.0,
-        parts=2.0,
+        densepose=12.0,
+        parts=8.0,
         betas=0.05,
         vertices=2.0,
         projections=2.0,

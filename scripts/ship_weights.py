@@ -1,40 +1,57 @@
-"""Put a finished run into the package: half-precision weights, and the record of how they came.
+"""Put a trained network into the package, with the record of how it came.
 
-    python scripts/ship_weights.py RUN shipped-coarse|shipped --note "what was run before"
+    python scripts/ship_weights.py shipped-coarse|shipped RUN [RUN ...]
 
-Writes dne_lib/assets/NAME.safetensors, and into results/NAME/: config.json, log.jsonl (one line
-in --thin), metrics.json and pictures of the run's evaluation on the test split.
+The runs are the legs of its training, in order; the last one's weights are shipped, at half
+precision, in dne_lib/assets. results/ gets, for each leg, its configuration and every n-th line of
+its log, and metrics.json and the pictures of the last one's evaluation.
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
-from dne_lib.files import write_bytes
+from dne_lib.files import read_json, write_bytes, write_json
 from dne_lib.train import SHIPPED, load_network, save_network
 
 ROOT = Path(__file__).parents[1]
 
 
+def without_places(config: dict) -> dict:
+    """A configuration with folders reduced to their names: they are another machine's."""
+    config["data"]["root"] = Path(config["data"]["root"]).name
+    if config["train"]["initial"]:
+        config["train"]["initial"] = Path(config["train"]["initial"]).name
+    return config
+
+
 def main() -> None:
     """Copy weights and records."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
     parser.add_argument("name", choices=sorted(SHIPPED))
-    parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the log")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the logs")
     options = parser.parse_args()
-    network, config = load_network(options.run)
-    # The folders of the machine that trained are of no use on another.
+    target, last = SHIPPED[options.name], options.runs[-1]
+    network, config = load_network(last)
     config.data.root = type(config.data)().root
     config.train.initial = None
-    save_network(network, config, SHIPPED[options.name], half=True)
-    folder = ROOT / "results" / SHIPPED[options.name].stem
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = (options.run / "log.jsonl").read_bytes().splitlines(keepends=True)
-    write_bytes(folder / "log.jsonl", b"".join(lines[:: options.thin] + lines[-1:]))
-    for name in ("metrics.json", "grid.png", "maps.png"):
-        shutil.copy(options.run / "evaluation-test" / name, folder / name)
-    print(f"{SHIPPED[options.name]}: {SHIPPED[options.name].stat().st_size / 1e6:.2f} MB")
+    save_network(network, config, target, half=True)
+    folder = ROOT / "results" / target.stem
+    for run in options.runs:
+        write_json(
+            folder / run.name / "config.json", without_places(read_json(run / "config.json"))
+        )
+        lines = (run / "log.jsonl").read_bytes().splitlines(keepends=True)
+        kept = lines[options.thin - 1 :: options.thin]
+        write_bytes(folder / run.name / "log.jsonl", b"".join(kept))
+    metrics = read_json(last / "evaluation-test" / "metrics.json")
+    metrics |= {"network": last.name, "data": Path(metrics["data"]).name}
+    without_places(metrics["config"])
+    write_json(folder / "metrics.json", metrics)
+    for name in ("grid.png", "maps.png"):
+        shutil.copy(last / "evaluation-test" / name, folder / name)
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

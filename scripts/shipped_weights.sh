@@ -33,5 +33,5 @@ leg coarse --train.stage coarse --train.steps 10000 --train.warmup 100 \
     --train.initial "$folder/coarse-turned"
 leg full --train.steps 9500 --train.warmup 100 --train.initial "$folder/coarse" \
     --train.initial-rate 0.3
-python scripts/ship_weights.py "$folder/coarse" shipped-coarse
-python scripts/ship_weights.py "$folder/full" shipped
+python scripts/ship_weights.py shipped-coarse "$folder"/coarse{-upright,-turned,}
+python scripts/ship_weights.py shipped "$folder/full"
