@@ -8,25 +8,24 @@ Rulings:
   the annotated box, which some releases draw around the joints and some around both hands.
 - The mesh is the label: joints are read off it, as off a predicted one, so that they agree with
   the vertices. The triangulated ones only say which joints are valid.
-- A hand without MANO parameters is absent (masked); an image without any such hand is dropped.
+- A hand is absent (masked) that has no MANO parameters, is not of the image's hand type, has a
+  joint behind or at the camera, or no joint within the image. So is one whose parameters lie
+  farther from the triangulated joints than `DataConfig.max_fit_error`, if that is set.
+- An image without any hand left is dropped, and so is one that is not in the tree, as in a partial
+  download; how many, and of which captures, is logged.
 """
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
-from tqdm import tqdm
 
 from dne_lib.camera import pixels_to_ndc, ridge_camera
 from dne_lib.config import HAND_UNIT, HANDS, JOINTS, VERTICES, DataConfig, ModelConfig
@@ -42,123 +41,12 @@ from dne_lib.data.augment import (
     reduction,
     swap_hands,
 )
-from dne_lib.files import InputError, read_json
-from dne_lib.mano import INTERHAND_TO_JOINTS, HandModel, matrix_to_rotation_6d
+from dne_lib.data.index import HAND_TYPES, fit_hands, missing_images, read_index
+from dne_lib.files import InputError
+from dne_lib.mano import HandModel, matrix_to_rotation_6d
 from dne_lib.rasterize import auxiliary_maps
 
 log = logging.getLogger(__name__)
-
-HAND_TYPES = (*HANDS, "interacting")
-FILES = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
-NEAREST = 0.1  # metres: a wrist nearer to the camera than this is a failed fit
-
-
-@dataclass
-class Index:
-    """All labels of one split, one row per image, frame or camera; millimetres are metres here."""
-
-    file_name: np.ndarray  # "image", bytes, below images/<split>
-    size: Int[np.ndarray, "image 2"]  # width, height
-    hand_type: Int[np.ndarray, "image"]  # place in HAND_TYPES
-    joint_valid: Bool[np.ndarray, "image hand 21"]
-    frame: Int[np.ndarray, "image"]
-    camera: Int[np.ndarray, "image"]
-    fitted: Bool[np.ndarray, "frame hand"]  # has MANO parameters
-    pose: Float[np.ndarray, "frame hand 48"]
-    betas: Float[np.ndarray, "frame hand 10"]
-    transl: Float[np.ndarray, "frame hand 3"]
-    rotation: Float[np.ndarray, "camera 3 3"]
-    position: Float[np.ndarray, "camera 3"]
-    focal: Float[np.ndarray, "camera 2"]
-    principal: Float[np.ndarray, "camera 2"]
-
-
-def read_index(root: Path, split: str) -> Index:
-    """Read the annotations of one split.
-
-    Raises:
-        InputError: the tree or one of its files is missing or half-written, a field is missing,
-            malformed or not finite, or a hand type is unknown.
-    """
-    folder = root / "annotations" / split
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} does not exist: make a tree with `dne synthesize {root}`, or point "
-            "data.root at the folder of InterHand2.6M that holds annotations/ and images/"
-        )
-    paths = [folder / f"InterHand2.6M_{split}_{name}.json" for name in FILES]
-    missing = [path.name for path in (*paths, root / "images" / split) if not path.exists()]
-    if missing:
-        raise InputError(
-            f"the tree {root} is half-written, it lacks {', '.join(missing)} of {split}: run "
-            f"`dne synthesize {root}` again, or unpack that part of InterHand2.6M again"
-        )
-    contents = [_read(path) for path in paths]
-    for path, content in zip(paths, contents, strict=True):
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is not a JSON object: write or download it again")
-    data, cameras, joints, mano = contents
-    data_path, camera_path, joint_path, mano_path = paths
-
-    lists = _fields(data, ("images", "annotations"), data_path)
-    images = {_fields(image, ("id",), f"{data_path}: an image")[0]: image for image in lists[0]}
-    if not lists[1]:
-        raise InputError(f"{data_path} has no annotations: write or download it again")
-
-    rows: list[tuple] = []
-    validity: list[np.ndarray] = []
-    frames: dict[tuple[str, str], int] = {}
-    places: dict[tuple[str, str], int] = {}
-    fits: list[tuple] = []
-    views: list[tuple] = []
-    joint_validity: list[np.ndarray] = []
-    names = ("file_name", "width", "height", "capture", "camera", "frame_idx")
-    for annotation in tqdm(lists[1], desc=f"reading {split} labels", delay=2):
-        (key, kind, valid) = _fields(
-            annotation, ("image_id", "hand_type", "joint_valid"), f"{data_path}: an annotation"
-        )
-        if key not in images:
-            raise InputError(f"{data_path}: an annotation is of image {key}, which is not listed")
-        name, width, height, capture, camera, frame = _fields(
-            images[key], names, f"{data_path}: image {key}"
-        )
-        if kind not in HAND_TYPES:
-            raise InputError(
-                f"{data_path}: image {name} has hand_type {kind!r}: it must be one of {HAND_TYPES}"
-            )
-        moment, view = (str(capture), str(frame)), (str(capture), str(camera))
-        if view not in places:
-            places[view] = len(views)
-            views.append(_camera(cameras, *view, f"{camera_path}: (image {name})"))
-        if moment not in frames:
-            frames[moment] = len(fits)
-            fits.append(_fits(mano, *moment, f"{mano_path}: (image {name})"))
-            joint_validity.append(_joint_validity(joints, *moment, f"{joint_path}: (image {name})"))
-        row = frames[moment]
-        valid = _numbers(valid, 2 * JOINTS, f"{data_path}: image {name}, joint_valid") > 0
-        validity.append(valid & joint_validity[row])
-        rows.append((name.encode(), width, height, HAND_TYPES.index(kind), row, places[view]))
-
-    columns = list(zip(*rows, strict=True))
-    valid = rearrange(np.array(validity), "n (h j) -> n h j", h=2)[..., INTERHAND_TO_JOINTS]
-    fitted, pose, betas, transl = (np.array(column) for column in zip(*fits, strict=True))
-    rotation, position, focal, principal = (np.array(column) for column in zip(*views, strict=True))
-    return Index(
-        file_name=np.array(columns[0]),
-        size=np.array(columns[1:3], np.int32).T,
-        hand_type=np.array(columns[3], np.int8),
-        joint_valid=valid & valid[..., :1],
-        frame=np.array(columns[4], np.int32),
-        camera=np.array(columns[5], np.int32),
-        fitted=fitted,
-        pose=pose,
-        betas=betas,
-        transl=transl,
-        rotation=rotation,
-        position=position / 1000,
-        focal=focal,
-        principal=principal,
-    )
 
 
 class InterHand(Dataset):
@@ -189,7 +77,7 @@ class InterHand(Dataset):
         hand_type: only images of one hand, or only of two; None is all.
 
     Raises:
-        InputError: see `read_index`; no image is left.
+        InputError: see `read_index` and `HandModel`; no image is left.
     """
 
     def __init__(
@@ -207,20 +95,25 @@ class InterHand(Dataset):
         self.hands = HandModel(data.mano)
         self.topology = self.hands.topology
         index = self.labels = read_index(root, split)
+        fits = self.fits = fit_hands(index, self.hands)
+        limit = np.inf if data.max_fit_error is None else data.max_fit_error
+        self.poor = fits.error > limit
+        missing = missing_images(index, self.images)
 
-        # In world coordinates; MANO turns the hand about this point, whatever its rotation.
-        rest = self.hands.wrist_rest(torch.from_numpy(index.betas)).numpy()
-        self.wrist = rest + index.transl
-        towards = np.einsum("nc,nhc->nh", index.rotation[index.camera, 2], self._offsets())
-        # Row by hand type: right, left, interacting.
-        shown = np.array([[True, False], [False, True], [True, True]])[index.hand_type]
-        self.present = shown & index.fitted[index.frame] & (towards > NEAREST)
-        index.joint_valid &= self.present[..., None]
-
-        usable = self.present.any(1)
+        present, poor = fits.present, self.poor[index.frame]
+        left = present & ~poor
+        usable = left[:, 0] | left[:, 1]
+        if dropped := int((present & poor).sum()):
+            log.warning("%s: left out %d of %d hands, whose MANO joints are more than %g mm off",
+                        self.images, dropped, present.sum(), limit)  # fmt: skip
         if dropped := int((~usable).sum()):
-            log.warning("%s: dropped %d of %d images, which have no usable MANO parameters",
+            log.warning("%s: dropped %d of %d images, which show no hand with a usable fit",
                         self.images, dropped, len(usable))  # fmt: skip
+        if len(missing.rows):
+            log.warning("%s: dropped %d of %d images, which are not there (%s): unpack the parts "
+                        "of InterHand2.6M that hold them",
+                        self.images, len(missing.rows), len(usable), missing.where())  # fmt: skip
+            usable[missing.rows] = False
         if hand_type is not None:
             usable &= (index.hand_type == HAND_TYPES.index("interacting")) == (
                 hand_type == "interacting"
@@ -229,7 +122,7 @@ class InterHand(Dataset):
         if not len(self.rows):
             raise InputError(
                 f"{root} has no usable {hand_type or ''} image in {split}: check its MANO file, "
-                "or choose another split"
+                "its images and data.max_fit_error, or choose another split"
             )
         # Shared memory, so that workers which outlive an epoch learn of the next one.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -273,10 +166,6 @@ class InterHand(Dataset):
             for n, (i, image) in enumerate(zip(indices, images, strict=True))
         ]
 
-    def _offsets(self) -> Float[np.ndarray, "image hand 3"]:
-        """From cameras to wrists, world axes, metres."""
-        return self.wrist[self.labels.frame] - self.labels.position[self.labels.camera][:, None]
-
     def _image(
         self,
         index: int,
@@ -295,7 +184,7 @@ class InterHand(Dataset):
         """Everything but the image, batched."""
         index, size = self.labels, self.config.image_size
         frame, camera = index.frame[rows], index.camera[rows]
-        present, view = self.present[rows], index.rotation[camera]
+        present, view = self.fits.present[rows] & ~self.poor[frame], index.rotation[camera]
         angle = np.array([change.angle for change in changes], np.float32)
         flip = np.array([change.flip for change in changes])
 
@@ -313,7 +202,7 @@ class InterHand(Dataset):
             points[some, side, :VERTICES] = hand.vertices.numpy()
         vertices = torch.from_numpy(points[:, :, :VERTICES])
         points[:, :, VERTICES:] = self.hands.regress_joints(vertices).numpy()
-        offsets = self.wrist[frame] - index.position[camera][:, None]
+        offsets = self.fits.wrist[frame] - index.position[camera][:, None]
         wrist = np.einsum("bij,bhj->bhi", view, offsets)
         wrist[~present] = (0, 0, 1)  # anywhere before the camera
         pixels = points + wrist[:, :, None]
@@ -340,7 +229,7 @@ class InterHand(Dataset):
                 present,
                 betas,
                 wrist[..., 2],
-                index.joint_valid[rows],
+                index.joint_valid[rows] & present[..., None],
                 pixels_to_ndc(pixels, size).astype(np.float32),
             )
         )
@@ -418,79 +307,3 @@ def read_image(
             "as released, not resized"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def _read(path: Path) -> Any:
-    """Like `read_json`, but lets NaN pass, which is no JSON: it is reported with its place."""
-    try:
-        return read_json(path)
-    except InputError:
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError:
-            pass
-        raise
-
-
-def _fields(record: Any, names: tuple[str, ...], where: Any) -> tuple:
-    try:
-        values = itemgetter(*names)(record)
-    except (KeyError, TypeError, IndexError):
-        missing = [n for n in names if not isinstance(record, dict) or n not in record]
-        raise InputError(
-            f"{where} has no field {', '.join(missing)}: the file is not of InterHand2.6M v1.0, "
-            "or half-written; write or download it again"
-        ) from None
-    return values if len(names) > 1 else (values,)
-
-
-def _numbers(values: Any, shape: int | tuple[int, ...], where: str) -> np.ndarray:
-    """Finite numbers of a given shape, extra axes of length one dropped."""
-    try:
-        numbers = np.array(values, np.float32).reshape(shape)
-    except (TypeError, ValueError):
-        raise InputError(f"{where} is not {shape} numbers: correct or remove the label") from None
-    if not np.isfinite(numbers).all():
-        raise InputError(f"{where} holds NaN or infinity: correct or remove the label")
-    return numbers
-
-
-def _camera(cameras: Any, capture: str, camera: str, where: str) -> tuple:
-    (record,) = _fields(cameras, (capture,), where)
-    shapes = {"camrot": (3, 3), "campos": 3, "focal": 2, "princpt": 2}
-    parts = _fields(record, tuple(shapes), f"{where} capture {capture}")
-    where = f"{where} capture {capture}, camera {camera}"
-    return tuple(
-        _numbers(_fields(part, (camera,), f"{where}, {name}")[0], shape, f"{where}, {name}")
-        for part, (name, shape) in zip(parts, shapes.items(), strict=True)
-    )
-
-
-def _fits(mano: Any, capture: str, frame: str, where: str) -> tuple:
-    """Both hands' fitted flag, pose, betas and translation; zeros for a hand without."""
-    fitted = np.zeros(2, bool)
-    values = [np.zeros((2, n), np.float32) for n in (48, 10, 3)]
-    record = mano.get(capture, {}).get(frame) or {}
-    for side, hand in enumerate(HANDS):
-        if record.get(hand) is None:
-            continue
-        place = f"{where} capture {capture}, frame {frame}, {hand}"
-        names = ("pose", "shape", "trans")
-        for value, part, name in zip(
-            _fields(record[hand], names, place), values, names, strict=True
-        ):
-            part[side] = _numbers(value, part.shape[1], f"{place}, {name}")
-        fitted[side] = True
-    return fitted, *values
-
-
-def _joint_validity(joints: Any, capture: str, frame: str, where: str) -> np.ndarray:
-    """Validity of the 42 triangulated joints, in the file's order."""
-    (records,) = _fields(joints, (capture,), where)
-    (record,) = _fields(records, (frame,), f"{where} capture {capture}")
-    where = f"{where} capture {capture}, frame {frame}"
-    world, valid = _fields(record, ("world_coord", "joint_valid"), where)
-    valid = _numbers(valid, 2 * JOINTS, f"{where}, joint_valid") > 0
-    known = [p for p, v in zip(world, valid, strict=False) if v]
-    _numbers(known, (int(valid.sum()), 3), f"{where}, world_coord")
-    return valid

@@ -1,5 +1,6 @@
 import json
 import logging
+import pickle
 import shutil
 from pathlib import Path
 
@@ -427,6 +428,61 @@ def test_a_hand_without_parameters_is_masked_or_the_image_dropped(tree, caplog):
 def test_a_fit_behind_the_camera_is_dropped(tree):
     edit(tree, "MANO_NeuralAnnot", lambda v: v["0"]["0"]["right"].update(trans=[0.0, 0.0, 9.0]))
     assert len(dataset(tree)) == 7  # one of the two cameras has it in front
+
+
+def move_wrist(value):
+    """Of the right of two hands: the file's joint 20, 42 mm away."""
+    wrist = value["0"]["2"]["world_coord"][20]
+    wrist[:] = [wrist[0] + 42, wrist[1], wrist[2]]
+
+
+def test_wrong_fits_are_left_out_where_asked(tree, caplog):
+    edit(tree, "joint_3d", move_wrist)
+    edit(tree, "joint_3d", lambda v: v["0"]["0"].update(world_coord=[[0, 0, 500]] * 42))
+    assert len(dataset(tree)) == 8
+    assert "mm" not in caplog.text
+    data = InterHand(tree, "train", SMALL, DataConfig(max_fit_error=1.9), augment=False)
+    assert "left out 4 of 12 hands" in caplog.text
+    assert "1.9 mm" in caplog.text
+    assert "dropped 2 of 8" in caplog.text
+    assert [data[i]["present"].tolist() for i in range(2, 4)] == [[False, True]] * 2
+    assert not data[2]["joint_valid"][0].any()
+    data = InterHand(tree, "train", SMALL, DataConfig(max_fit_error=2.1), augment=False)
+    assert [data[i]["present"].tolist() for i in range(2, 4)] == [[True, True]] * 2
+    with pytest.raises(InputError, match="max_fit_error"):
+        InterHand(tree, "train", SMALL, DataConfig(max_fit_error=0.0), augment=False)
+
+
+def test_images_of_a_partial_download_are_dropped_and_named(tree, caplog):
+    folder = tree / "images" / "train" / "Capture0" / "ROM01" / "cam400010"
+    folder.rename(tree / "aside")
+    data = dataset(tree)
+    assert "dropped 4 of 8" in caplog.text
+    assert "Capture0/ROM01: 4" in caplog.text
+    assert [data.path(i).name for i in range(4)] == [f"image{i}.jpg" for i in range(4)]
+    assert {data.path(i).parent.name for i in range(4)} == {"cam400002"}
+    (tree / "aside").rename(folder)
+    assert len(dataset(tree)) == 8
+
+
+def test_a_truncated_hand_keeps_its_place_in_a_crop_with_black(tree):
+    # Half of the image is all the camera saw: the crop reaches over its edge.
+    edit(tree, "camera", lambda v: v["0"]["princpt"].update({"400002": [20.0, 170.0]}))
+    sample = dataset(tree)[0]
+    assert sample["present"].tolist() == [True, False]
+    pixels = sample["vertices_2d"][0]
+    assert pixels.abs().max() < 0.85  # the margin around all of the hand, seen or not
+    corner = np.linalg.solve(sample["crop"][:, :2].numpy(), -sample["crop"][:, 2].numpy())
+    assert corner[0] < -10
+    assert not sample["image"][:, :, :4].any()
+
+
+def test_workers_that_are_started_anew_get_no_copy_of_the_labels(drawn):
+    data = dataset(drawn[0], augment=True)
+    assert "joint_valid" not in str(pickle.dumps(data.labels))
+    again = pickle.loads(pickle.dumps(data))
+    assert isinstance(again.labels.pose.base, np.memmap)
+    assert all(torch.equal(again[3][name], value) for name, value in data[3].items())
 
 
 def test_a_joint_is_valid_only_with_its_wrist(tree):
