@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# The cells of a notebook share a kernel: loadfile keeps them together, and in order.
+TEST_NOTEBOOKS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	--nbval-lax --nbval-current-env notebooks
+
 .DEFAULT_GOAL := help
-.PHONY: help train test lint lab bench clean
+.PHONY: help train test lint lab notebooks bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -13,8 +17,9 @@ help:  ## list the targets
 train: $(STAMP)  ## render data, train on the shipped coarse network, evaluate (FROM_SCRATCH=1: the long road)
 	$(BIN)/dne train --preset tiny $(if $(FROM_SCRATCH),--from-scratch) $(ARGS)
 
-test: lint  ## lint, then all tests with coverage
+test: lint  ## lint, all tests with coverage, all notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
+	$(if $(ARGS),,$(TEST_NOTEBOOKS))
 
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check .
@@ -23,6 +28,9 @@ lint: $(STAMP)  ## ruff and pyright
 
 lab: $(STAMP)  ## open the notebooks
 	$(BIN)/jupyter lab $(wildcard notebooks)
+
+notebooks: $(STAMP)  ## run the notebooks and keep their outputs
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/run_notebooks.py $(ARGS)
 
 bench: $(STAMP)  ## run the benchmarks
 	@for file in $(wildcard benchmarks/*.py); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

@@ -18,7 +18,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from dne_lib.files import InputError, write_bytes
 
@@ -85,7 +85,7 @@ def run(path: Path, timeout: int = 600) -> None:
     )  # fmt: skip
     try:
         client.execute()
-    except CellExecutionError as error:
+    except (CellExecutionError, DeadKernelError) as error:
         raise InputError(f"{path} does not run; it was left as it was.\n{error}") from None
     clean(notebook)
     if found := faults(notebook):

@@ -1,0 +1,247 @@
+"""Every callback over the whole range of every control; the two ways to draw; the lessons' data."""
+
+import inspect
+from functools import partial
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from dne_lib import widgets
+from dne_lib.camera import project, ridge_camera
+from dne_lib.config import HAND_UNIT
+from dne_lib.files import InputError
+from dne_lib.lessons import attempt, few_samples, stand_in
+from dne_lib.mano import HandModel
+from dne_lib.plots import png
+from dne_lib.widgets import Choice, Panel, Picture, Points, Slider, Surface
+
+CONTROLS = {
+    "hand": widgets.HAND_CONTROLS,
+    "noise": widgets.NOISE_CONTROLS,
+    "camera": widgets.CAMERA_CONTROLS,
+}
+
+
+@pytest.fixture(scope="module")
+def hands():
+    return HandModel()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return few_samples(3, image_size=64)
+
+
+@pytest.fixture(scope="module")
+def scene(hands, samples):
+    return widgets.noise_scene(samples[0], stand_in(hands, samples[0]), hands, 0)
+
+
+@pytest.fixture(scope="module")
+def callbacks(hands, samples, scene):
+    return {
+        "hand": partial(widgets.hand_panels, hands),
+        "noise": partial(widgets.noise_panels, scene),
+        "camera": partial(widgets.camera_panels, widgets.camera_scene(samples[0], 0)),
+    }
+
+
+def arrays(panels):
+    """All that is drawn, as plain arrays."""
+    found = []
+    for panel in panels:
+        for layer in panel.layers:
+            if isinstance(layer, Picture):
+                found.append(layer.image)
+            elif isinstance(layer, Surface):
+                found += [layer.vertices, np.asarray(widgets._rgb(layer))]
+            else:
+                found.append(layer.places)
+    return found
+
+
+def structure(panels):
+    return [(panel.solid, [type(layer) for layer in panel.layers]) for panel in panels]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_every_value_of_every_control_can_be_drawn_and_shows(name, callbacks):
+    callback, controls = callbacks[name], CONTROLS[name]
+    start = widgets.start_values(controls)
+    first = callback(**start)
+    figure = widgets.live_figure(first)
+    for field, control in controls.items():
+        seen = []
+        for value in control.values:
+            panels = callback(**start | {field: value})
+            assert structure(panels) == structure(first)
+            shown = arrays(panels)
+            # Only lines may be broken, by NaN.
+            assert all(np.isfinite(each).all() or each.shape == (60, 3) for each in shown)
+            seen.append((shown, [panel.title for panel in panels]))
+        (low, _), (high, _) = seen[0], seen[-1]
+        pairs = zip(low, high, strict=True)
+        same = [a.shape == b.shape and np.array_equal(a, b, True) for a, b in pairs]
+        assert not all(same), f"{field} does nothing visible"
+        widgets.redraw(figure, callback(**start | {field: control.values[-1]}))
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_starts_are_the_callbacks_own_and_within_range(name, callbacks):
+    controls = CONTROLS[name]
+    parameters = inspect.signature(callbacks[name].func).parameters.values()
+    defaults = [p.default for p in parameters if p.default is not p.empty]
+    assert defaults == list(widgets.start_values(controls).values())
+    for control in controls.values():
+        assert control.start in control.values
+
+
+def test_slider_values():
+    assert Slider("x", 0.0, 1.0, 0.25, 0.5).values == [0, 0.25, 0.5, 0.75, 1]
+    whole = Slider("x", 1, 4, 1, 2).values
+    assert whole == [1, 2, 3, 4]
+    assert all(isinstance(value, int) for value in whole)
+    assert Choice("x", ("a", "b")).start == "a"
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_still_picture_has_the_panels(name, callbacks):
+    panels = callbacks[name]()
+    figure = widgets.still(panels)
+    assert [axis.get_title() for axis in figure.axes] == [panel.title for panel in panels]
+    assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_moving_a_slider_redraws(name, callbacks):
+    box = widgets.explore(callbacks[name], CONTROLS[name])
+    inputs, figure = box.children[0].children, box.children[1]
+    assert len(inputs) == len(CONTROLS[name])
+    assert isinstance(figure, go.FigureWidget)
+    start = widgets.start_values(CONTROLS[name])
+    for i, (field, control) in enumerate(CONTROLS[name].items()):
+        assert inputs[i].value == control.start
+        inputs[i].value = start[field] = control.values[-1]
+        expected = widgets.live_figure(callbacks[name](**start))
+        for a, b in zip(figure.data, expected.data, strict=True):
+            keys = {"image": ["source"], "scatter": ["x", "y"]}.get(a.type, ["x", "y", "z"])
+            for key in keys:
+                np.testing.assert_array_equal(np.array(a[key]), np.array(b[key]))
+
+
+def test_surfaces_are_upright():
+    """The reader looks along the camera's z, with its y down."""
+    corners = widgets.upright(np.eye(3))
+    assert corners.tolist() == [[1, 0, 0], [0, 0, -1], [0, 1, 0]]
+    plain = Panel("", [Points(np.zeros((2, 2)))])
+    assert not plain.solid
+    assert not plain.pictured
+
+
+def test_half_a_gesture_is_half_the_angle(hands):
+    turn = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.float64)
+    half = widgets._part_way(turn, 0.5)
+    torch.testing.assert_close(half @ half, turn)
+    torch.testing.assert_close(widgets._part_way(turn, 0.0)[0], torch.eye(3, dtype=torch.float64))
+
+
+def test_volume_of_a_tetrahedron_and_what_correctives_do(hands):
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    assert widgets.volume(corners, faces) == pytest.approx(1 / 6)
+    rest = torch.eye(3).expand(16, 3, 3)
+    plain = widgets.without_correctives(hands, 1, rest, torch.ones(10))
+    torch.testing.assert_close(plain, hands.single(1, rest, torch.ones(10)).vertices)
+
+
+def test_draws_are_nested_and_measured(scene):
+    few = widgets.draw_noise(scene, 0.3, 0.02, 5, 1, "3D")
+    many = widgets.draw_noise(scene, 0.3, 0.02, 20, 1, "3D")
+    torch.testing.assert_close(few.samples, many.samples[:5])
+    errors = [(each - scene.truth).norm(dim=-1).mean() * HAND_UNIT * 1000 for each in many.samples]
+    assert many.best_error[-1] == pytest.approx(float(min(errors)), abs=1e-4)
+    assert many.best_error[0] == pytest.approx(float(errors[0]), abs=1e-4)
+    assert (many.vertex_error <= many.best_error + 1e-4).all()
+    assert (np.diff(many.best_error) <= 0).all()
+
+
+@pytest.mark.parametrize("space", ["3D", "2D"])
+def test_without_spread_every_sample_is_the_mean(scene, space):
+    draws = widgets.draw_noise(scene, 0.0, 0.0, 3, 0, space)
+    np.testing.assert_allclose(draws.best_error, draws.mean_error, rtol=1e-5)
+    start = (scene.points - scene.true_points) * 128 if space == "2D" else (
+        (scene.vertices - scene.truth) * HAND_UNIT * 1000
+    )  # fmt: skip
+    # The mean goes 60 % of the way.
+    assert draws.mean_error == pytest.approx(0.4 * float(start.norm(dim=-1).mean()), rel=1e-4)
+
+
+def test_2d_samples_lie_under_their_image_points(scene):
+    """On the mesh, a 2D sample is where the camera would see it."""
+    panels = widgets.noise_panels(scene, 0.3, 0.03, 4, space="2D")
+    flat, solid = panels[0].layers[1].places, panels[1].layers[1].places
+    seen = widgets._pixels(project(torch.from_numpy(solid), scene.camera))
+    np.testing.assert_allclose(seen, flat, atol=1e-2)
+
+
+def test_disturbed_points():
+    points = torch.zeros(1000, 2)
+    noisy = widgets.disturbed(points, 6.4, 0, 0)
+    assert noisy.std() * 128 == pytest.approx(6.4, rel=0.05)
+    strayed = widgets.disturbed(points, 0.0, 30, 0)
+    assert int((strayed != 0).any(1).sum()) == 300
+    assert strayed.abs().max() <= 1
+
+
+def test_absent_hands_are_refused(hands, samples):
+    single = next(each for each in samples if not each["present"].all())
+    absent = int(single["present"].logical_not().nonzero()[0])
+    with pytest.raises(InputError, match="choose another side"):
+        widgets.camera_scene(single, absent)
+    with pytest.raises(InputError, match="choose another side"):
+        widgets.noise_scene(single, stand_in(hands, single), hands, absent)
+
+
+def test_few_samples_are_the_same_each_time(samples):
+    again = few_samples(3, image_size=64)
+    assert len(again) == 3
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(samples, again, strict=True))
+
+
+def test_the_stand_in_is_the_truth_disturbed(hands, samples):
+    for sample in samples:
+        there = sample["present"]
+        truth = sample["vertices"]
+        exact = stand_in(hands, sample, size=0.0)
+        torch.testing.assert_close(exact.vertices[there], truth[there], atol=1e-4, rtol=0)
+        torch.testing.assert_close(exact.camera[there], sample["camera"][there])
+        coarse = stand_in(hands, sample, seed=1)
+        error = (coarse.vertices - truth)[there].norm(dim=-1).mean() * HAND_UNIT * 1000
+        assert 3 < error < 40
+        assert torch.isfinite(coarse.vertices).all()
+        assert not torch.equal(coarse.camera, stand_in(hands, sample, seed=2).camera)
+    assert (
+        ridge_camera(exact.vertices, project(exact.vertices, exact.camera), 1e-6).isfinite().all()
+    )
+
+
+def test_attempts(capsys):
+    def check(answer):
+        assert answer() == 1
+
+    def unwritten():
+        raise NotImplementedError
+
+    def right():
+        return 1
+
+    attempt(check, unwritten)
+    attempt(check, right)
+    assert capsys.readouterr().out.splitlines() == [
+        "unwritten is yours to write: replace the raise, then run both cells again.",
+        "right: correct.",
+    ]
+    with pytest.raises(AssertionError):
+        attempt(check, lambda: 2)
