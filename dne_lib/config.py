@@ -134,7 +134,7 @@ def preset(name: Literal["tiny", "paper"]) -> Config:
         projections=2.0,
         coordinates=2.0,
     )
-    train = TrainConfig(steps=400, batch_size=32, schedule="cosine", warmup=50, workers=1)
+    train = TrainConfig(steps=300, batch_size=32, schedule="cosine", warmup=50, workers=1)
     return Config(model=model, loss=loss, train=train)
 
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import anny
+import anny  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -122,7 +122,7 @@ def sample_people(seed: int, count: int = 1000, batch: int = 100) -> Hands:
 
 def nail_points(model, faces: Int[np.ndarray, "face 3"]) -> Float[np.ndarray, "point 4"]:
     """Points of the mesh that MakeHuman's nail texture paints: face, three barycentrics."""
-    folder = Path(anny.__file__).parent / "data/mpfb2/textures"
+    folder = Path(str(anny.__file__)).parent / "data/mpfb2/textures"
     image = np.asarray(Image.open(folder / "mpfb_fingernails.jpg").convert("L")) / 255
     steps = [(i, j, 6 - i - j) for i in range(7) for j in range(7 - i)]
     barycentric = np.array(steps) / 6
