@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dne_lib.config import HAND_UNIT, Config, TrainConfig, config_from_dict, config_to_dict
+from dne_lib.config import Config, TrainConfig, config_from_dict, config_to_dict
 from dne_lib.data.interhand import InterHand
 from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.losses import total_loss
 from dne_lib.mano import ASSETS, HandModel
+from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Output
 
 logger = logging.getLogger(__name__)
@@ -288,7 +289,7 @@ def training_error(output: Output, batch: dict[str, Tensor]) -> dict[str, float]
     for name, stage in (("mpvpe_coarse", output.stages[0]), ("mpvpe_last", output.stages[-1])):
         distance = (stage.vertices - batch["vertices"]).norm(dim=-1).mean(dim=-1)
         mean = distance[batch["present"]].mean()
-        errors[name] = mean.item() * HAND_UNIT * 1000
+        errors[name] = mean.item() * MILLIMETRES
     return errors
 
 
