@@ -68,7 +68,9 @@ _RADII = np.array(
     ]
 )
 _PALM_RADIUS = 0.15
-_PALM_START = 0.1  # where a metacarpal's capsule starts on the way from the wrist
+# Where a metacarpal's capsule starts and ends on the way from wrist to knuckle: nearer to the
+# knuckle than this it would reach, in a short finger, into that finger's own middle phalanx.
+_PALM_START, _PALM_END = 0.1, 0.75
 
 
 class Anatomy(NamedTuple):
@@ -167,7 +169,7 @@ def capsules(
     # The tip joint lies on the skin, so the axis ends a radius before it.
     bones[..., 2, 1, :] = tips - _unit(tips - last) * (_RADII[:, 2] * unit)[..., None]
     wrist, knuckles = joints[..., None, 0, :], fingers[..., 1:, 0, :]
-    palm = np.stack([wrist + _PALM_START * (knuckles - wrist), knuckles], axis=-2)
+    palm = np.stack([wrist + k * (knuckles - wrist) for k in (_PALM_START, _PALM_END)], axis=-2)
     segments = np.concatenate([bones.reshape(*bones.shape[:-4], 15, 2, 3), palm], axis=-3)
     radii = np.concatenate([_RADII.ravel(), np.full(4, _PALM_RADIUS)]) * unit
     return segments, radii
@@ -221,15 +223,13 @@ def _tested_pairs() -> tuple[np.ndarray, np.ndarray]:
 
 
 _FIRST, _SECOND = _tested_pairs()
-_TOLERANCE = 0.02  # of the distance from wrist to middle MCP: what soft skin gives
 
 
 def self_penetration(joints: Float[np.ndarray, "*batch 21 3"]) -> Float[np.ndarray, "*batch"]:
-    """How deep a hand's capsules reach into each other beyond what skin allows (negative: fine)."""
+    """How deep a hand's capsules reach into each other at most; negative is a gap."""
     segments, radii = capsules(joints)
     distance = _distance(segments[..., _FIRST, :, :], segments[..., _SECOND, :, :])
-    unit = np.linalg.norm(joints[..., 9, :] - joints[..., 0, :], axis=-1)[..., None]
-    depth = radii[..., _FIRST] + radii[..., _SECOND] - distance - _TOLERANCE * unit
+    depth = radii[..., _FIRST] + radii[..., _SECOND] - distance
     return np.asarray(depth.max(axis=-1))
 
 
@@ -317,19 +317,14 @@ def sample_pose(
         rng: the only source of randomness.
         hand: from `anatomy`.
         batch: candidates tested at once.
-        tries: batches before the least bad candidate is taken.
+        tries: batches before the relaxed hand is taken, which is open whatever the shape.
     """
-    best, least = template_pose("relaxed", hand), np.inf
     for _ in range(tries):
         rotations = rotations_from_angles(sample_angles(rng, batch), hand)
-        depth = self_penetration(pose_joints(rotations, hand.joints))
-        good = np.flatnonzero(depth <= 0)
-        pick = good[0] if len(good) else depth.argmin()
-        if depth[pick] < least:
-            best, least = rotations[pick], depth[pick]
+        good = np.flatnonzero(self_penetration(pose_joints(rotations, hand.joints)) <= 0)
         if len(good):
-            break
-    return best
+            return rotations[good[0]]
+    return template_pose("relaxed", hand)
 
 
 def mirror_rotations(

@@ -37,7 +37,7 @@ from dne_lib.files import InputError, claim_folder, read_json, write_bytes, writ
 from dne_lib.mano import ASSETS, JOINTS_TO_INTERHAND, HandModel
 from dne_lib.rasterize import vertex_normals
 
-VERSION = 1  # of the pictures: raise it when the same recipe draws something else
+VERSION = 2  # of the pictures: raise it when the same recipe draws something else
 SPLITS = {"train": 0, "val": 1, "test": 2}  # the number enters the seed
 SUBJECTS = {"train": 96, "val": 8, "test": 16}  # one capture each
 CAMERAS = 10  # of each dome

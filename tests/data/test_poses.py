@@ -170,12 +170,12 @@ def test_measure_sees_penetration():
 def test_samples_pass_through_nothing_whatever_the_shape():
     rng = np.random.default_rng(0)
     depths = []
-    for _ in range(100):
+    for _ in range(300):
         betas = np.clip(rng.normal(size=10), -2, 2)
         hand = poses.anatomy(joints_21(RIGHT, betas))
         depths.append(mesh_penetration(skin(RIGHT, poses.sample_pose(rng, hand), betas)))
     assert np.percentile(depths, 95) < 0.001
-    assert max(depths) < 0.003
+    assert max(depths) < 0.002
 
 
 def test_templates_do_what_they_are_called():
