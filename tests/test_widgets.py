@@ -15,9 +15,11 @@ from dne_lib.files import InputError
 from dne_lib.lessons import attempt, few_samples, stand_in
 from dne_lib.mano import HandModel
 from dne_lib.plots import png
-from dne_lib.widgets import Choice, Panel, Picture, Points, Slider, Surface
+from dne_lib.widgets import Choice, Panel, Picture, Points, Slider, Surface, hand
+from dne_lib.widgets import panels as drawing
 
 CONTROLS = {
+    "augment": widgets.AUGMENT_CONTROLS,
     "hand": widgets.HAND_CONTROLS,
     "noise": widgets.NOISE_CONTROLS,
     "camera": widgets.CAMERA_CONTROLS,
@@ -40,8 +42,19 @@ def scene(hands, samples):
 
 
 @pytest.fixture(scope="module")
-def callbacks(hands, samples, scene):
+def data(tmp_path_factory):
+    """Two hands in the first image, one in the second."""
+    root = tmp_path_factory.mktemp("data") / "tree"
+    synthesize(root, train=3, test=0, seed=1, workers=1, progress=False)
+    data = InterHand(root, "train", preset("tiny").model, DataConfig(root=root), augment=False)
+    data.rows = data.rows[[bool(data[i]["interacting"]) for i in range(3)].index(True) :][:2]
+    return data
+
+
+@pytest.fixture(scope="module")
+def callbacks(hands, samples, scene, data):
     return {
+        "augment": partial(widgets.augment_panels, data, 0),
         "hand": partial(widgets.hand_panels, hands),
         "noise": partial(widgets.noise_panels, scene),
         "camera": partial(widgets.camera_panels, widgets.camera_scene(samples[0], 0)),
@@ -56,7 +69,7 @@ def arrays(panels):
             if isinstance(layer, Picture):
                 found.append(layer.image)
             elif isinstance(layer, Surface):
-                found += [layer.vertices, np.asarray(widgets._rgb(layer))]
+                found += [layer.vertices, np.asarray(drawing._rgb(layer))]
             else:
                 found.append(layer.places)
     return found
@@ -69,9 +82,9 @@ def structure(panels):
 @pytest.mark.parametrize("name", CONTROLS)
 def test_every_value_of_every_control_can_be_drawn_and_shows(name, callbacks):
     callback, controls = callbacks[name], CONTROLS[name]
-    start = widgets.start_values(controls)
+    start = drawing.start_values(controls)
     first = callback(**start)
-    figure = widgets.live_figure(first)
+    figure = drawing.live_figure(first)
     for field, control in controls.items():
         seen = []
         for value in control.values:
@@ -85,7 +98,7 @@ def test_every_value_of_every_control_can_be_drawn_and_shows(name, callbacks):
         pairs = zip(low, high, strict=True)
         same = [a.shape == b.shape and np.array_equal(a, b, True) for a, b in pairs]
         assert not all(same), f"{field} does nothing visible"
-        widgets.redraw(figure, callback(**start | {field: control.values[-1]}))
+        drawing.redraw(figure, callback(**start | {field: control.values[-1]}))
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -93,7 +106,7 @@ def test_starts_are_the_callbacks_own_and_within_range(name, callbacks):
     controls = CONTROLS[name]
     parameters = inspect.signature(callbacks[name].func).parameters.values()
     defaults = [p.default for p in parameters if p.default is not p.empty]
-    assert defaults == list(widgets.start_values(controls).values())
+    assert defaults == list(drawing.start_values(controls).values())
     for control in controls.values():
         assert control.start in control.values
 
@@ -120,11 +133,11 @@ def test_moving_a_slider_redraws(name, callbacks):
     inputs, figure = box.children[0].children, box.children[1]
     assert len(inputs) == len(CONTROLS[name])
     assert isinstance(figure, go.FigureWidget)
-    start = widgets.start_values(CONTROLS[name])
+    start = drawing.start_values(CONTROLS[name])
     for i, (field, control) in enumerate(CONTROLS[name].items()):
         assert inputs[i].value == control.start
         inputs[i].value = start[field] = control.values[-1]
-        expected = widgets.live_figure(callbacks[name](**start))
+        expected = drawing.live_figure(callbacks[name](**start))
         for a, b in zip(figure.data, expected.data, strict=True):
             keys = {"image": ["source"], "scatter": ["x", "y"]}.get(a.type, ["x", "y", "z"])
             for key in keys:
@@ -133,7 +146,7 @@ def test_moving_a_slider_redraws(name, callbacks):
 
 def test_surfaces_are_upright():
     """The reader looks along the camera's z, with its y down."""
-    corners = widgets.upright(np.eye(3))
+    corners = drawing.upright(np.eye(3))
     assert corners.tolist() == [[1, 0, 0], [0, 0, -1], [0, 1, 0]]
     plain = Panel("", [Points(np.zeros((2, 2)))])
     assert not plain.solid
@@ -142,9 +155,9 @@ def test_surfaces_are_upright():
 
 def test_half_a_gesture_is_half_the_angle(hands):
     turn = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]], dtype=torch.float64)
-    half = widgets._part_way(turn, 0.5)
+    half = hand._part_way(turn, 0.5)
     torch.testing.assert_close(half @ half, turn)
-    torch.testing.assert_close(widgets._part_way(turn, 0.0)[0], torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(hand._part_way(turn, 0.0)[0], torch.eye(3, dtype=torch.float64))
 
 
 def test_volume_of_a_tetrahedron_and_what_correctives_do(hands):
@@ -182,7 +195,7 @@ def test_2d_samples_lie_under_their_image_points(scene):
     """On the mesh, a 2D sample is where the camera would see it."""
     panels = widgets.noise_panels(scene, 0.3, 0.03, 4, space="2D")
     flat, solid = panels[0].layers[1].places, panels[1].layers[1].places
-    seen = widgets._pixels(project(torch.from_numpy(solid), scene.camera))
+    seen = drawing.pixels(project(torch.from_numpy(solid), scene.camera))
     np.testing.assert_allclose(seen, flat, atol=1e-2)
 
 
