@@ -35,11 +35,14 @@ class ModelConfig:
     noise_3d: bool = True  # estimate mu_3d (Eq. 4); off: v stays the coarse mesh
     camera_correction: bool = True  # solve Eq. 6-7 after every module; off: keep the coarse camera
     selection: bool = True  # the best-scored sample goes on; off: the first one
+    # How 2D coordinates are regressed: every vertex looks for itself, or the paper's MLP, which
+    # mixes the places of F with the same weights for every image.
+    regressor: Literal["attention", "mlp"] = "attention"
     gamma: float = 0.1  # Eq. 2: standard deviation per unit of |mu|; open
     delta: float = 0.01  # Eq. 2: its floor, hand units (1 mm) or NDC (1.3 px at 256); open
     ridge: float = 1e-2  # xi of Eq. 6; larger shrinks the scale, smaller is unstable; open
     voxel_grid: int = 16  # cells along each axis of the voxel grid (Fig. 2); open
-    vertex_embedding: int = 16  # learned features that tell phi which vertex it moves; 0: none
+    vertex_embedding: int = 24  # learned features that tell phi which vertex it moves; 0: none
     vertex_coordinates: bool = True  # give phi the vertex's current place too; the paper does not
 
 

@@ -50,6 +50,15 @@ class HandTopology:
     template: Float[np.ndarray, "hand 778 3"]  # rest pose, mean shape, metres
     part: Int[np.ndarray, "778"]  # MANO joint with the largest skinning weight
 
+    @property
+    def places(self) -> Float[np.ndarray, "778 3"]:
+        """DensePose: each vertex's place on the right hand at rest, [0, 1] over its bounding box.
+
+        One frame for both hands: a vertex has one place, whichever side it is on.
+        """
+        rest = self.template[0]
+        return (rest - rest.min(0)) / (rest.max(0) - rest.min(0))
+
 
 def rotation_6d_to_matrix(rotations: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
     """Gram-Schmidt on two 3-vectors, which become the first two columns.

@@ -135,9 +135,7 @@ def auxiliary_maps(
     z = (vertices[..., 2] + root_depth[:, None]).ravel()
     face_id, barycentric = rasterize(points, z, faces, size, size)
 
-    rest = topology.template[0]
-    canonical = (rest - rest.min(0)) / (rest.max(0) - rest.min(0))
-    densepose = np.concatenate([canonical, canonical])
+    densepose = np.tile(topology.places, (2, 1))
     attributes = np.hstack([xyz[:, 2:] / HAND_UNIT, vertex_normals(xyz, faces), densepose])
 
     seen = face_id >= 0

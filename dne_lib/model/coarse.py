@@ -26,6 +26,7 @@ class Parameters(NamedTuple):
     betas: Float[Tensor, "batch hand 10"]
     camera: Float[Tensor, "batch hand 2 2"]  # c: rows x, y; columns scale, translation
     attention: Float[Tensor, "batch hand 18 h w"]  # sums to one over h w
+    features: Float[Tensor, "batch D h w"]  # the map all of these were read from; h w half of F's
 
 
 def pixel_centres(
@@ -80,4 +81,5 @@ class CoarseRegressor(nn.Module):
             betas=betas,
             camera=torch.stack([F.softplus(scale), translation], dim=-1),
             attention=rearrange(attention, "b hand a (h w) -> b hand a h w", h=x.shape[-2]),
+            features=x,
         )

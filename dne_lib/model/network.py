@@ -13,7 +13,7 @@ from dne_lib.mano import HandModel, rotation_6d_to_matrix
 from dne_lib.model.auxiliary import Auxiliary, AuxiliaryBlock
 from dne_lib.model.coarse import CoarseRegressor, Parameters
 from dne_lib.model.encoder import Encoder
-from dne_lib.model.refine import CoordinateRegressor, DualNoiseModule
+from dne_lib.model.refine import AttentionRegressor, CoordinateRegressor, DualNoiseModule
 
 
 class Stage(NamedTuple):
@@ -78,12 +78,17 @@ class DualNoiseNetwork(nn.Module):
         self.encoder = Encoder(config)
         self.auxiliary = AuxiliaryBlock(config.channels)
         self.coarse = CoarseRegressor(config.channels, self.hands)
-        regress = config.noise_2d and config.modules > 0
-        self.regressors = nn.ModuleList(
-            CoordinateRegressor(config.feature_size, config.channels)
-            for _ in range(2 if regress else 0)
+        places = torch.from_numpy(self.hands.topology.places).float()
+        self.regressor = None
+        if config.noise_2d and config.modules:
+            self.regressor = (
+                AttentionRegressor(config.channels, places)
+                if config.regressor == "attention"
+                else CoordinateRegressor(config.feature_size, config.channels)
+            )
+        self.refiners = nn.ModuleList(
+            DualNoiseModule(config, places) for _ in range(config.modules)
         )
-        self.refiners = nn.ModuleList(DualNoiseModule(config) for _ in range(config.modules))
 
     def forward(
         self,
@@ -115,11 +120,10 @@ class DualNoiseNetwork(nn.Module):
         where = present.nonzero(as_tuple=True)
         stages = [self._stage(where, batch, vertices[where][None], parameters.camera[where])]
 
-        regressed = None
-        if self.regressors:
-            regressed = torch.stack([regressor(features) for regressor in self.regressors], dim=1)
-        v, c = vertices[where], parameters.camera[where]
-        f, u_r = features[where[0]].float(), None if regressed is None else regressed[where]
+        u_r = None
+        if self.regressor is not None:
+            u_r = self.regressor(features, parameters.features, where)
+        v, c, f = vertices[where], parameters.camera[where], features[where[0]].float()
         n = torch.arange(len(v), device=v.device)
         for module in self.refiners:
             step = module(f, v, c, u_r, where[1], samples, generator)
@@ -127,6 +131,7 @@ class DualNoiseNetwork(nn.Module):
             stages.append(
                 self._stage(where, batch, step.vertices, c, step.coordinates, step.scores, v)
             )
+        regressed = None if u_r is None else _spread(u_r[None], where, batch)[0]
         return Output(auxiliary, parameters, regressed, tuple(stages))
 
     def _stage(
@@ -142,9 +147,7 @@ class DualNoiseNetwork(nn.Module):
         """Put the hands back on the axes batch and hand."""
 
         def spread(values: Tensor) -> Tensor:
-            full = values.new_zeros(len(values), batch, 2, *values.shape[2:])
-            full[:, where[0], where[1]] = values
-            return full
+            return _spread(values, where, batch)
 
         best = samples[0] if best is None else best
         if coordinates is None:
@@ -161,3 +164,12 @@ class DualNoiseNetwork(nn.Module):
             coordinates=spread(coordinates),
             scores=spread(scores),
         )
+
+
+def _spread(
+    values: Float[Tensor, "sample n *rest"], where: tuple[Tensor, ...], batch: int
+) -> Float[Tensor, "sample batch hand *rest"]:
+    """Zeros but for the hands that are there."""
+    full = values.new_zeros(len(values), batch, 2, *values.shape[2:])
+    full[:, where[0], where[1]] = values
+    return full

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from dne_lib.camera import project, ridge_camera
 from dne_lib.config import VERTICES, ModelConfig
+from dne_lib.model.coarse import pixel_centres
+from dne_lib.model.encoder import conv_block
 from dne_lib.model.noise import sample_noise
+
+SMALLEST_SCALE = 0.1  # of a camera, NDC per hand unit: a hand a tenth of the image wide
 
 
 def interpolate(
@@ -111,24 +115,92 @@ class ConcatMLP(nn.Module):
         return self.last(F.gelu(self.second(F.gelu(x)))).float()
 
 
-class CoordinateRegressor(nn.Module):
-    """2D coordinates read off the whole of F by two MLPs: (HW) x C to N x C to N x 3.
+def fourier(places: Float[Tensor, "v 3"], octaves: int = 4) -> Float[Tensor, "v k"]:
+    """Sines and cosines of coordinates in [0, 1], k = 6 octaves: near vertices look alike."""
+    angles = (places[..., None] * torch.pi * 2.0 ** torch.arange(octaves)).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
-    Computed once and shared by the modules, since F does not change between them.
+
+class AttentionRegressor(nn.Module):
+    """2D coordinates read off the whole of F: (HW) x C to N x C to N x 3, by attention.
+
+    Every vertex has a query, made from its place on the hand at rest (what the DensePose map shows
+    in each pixel), and looks for itself among the places of F. The centre of its attention is a
+    first answer; an MLP adds the rest, and the confidence, from the features found there.
+    """
+
+    def __init__(self, channels: int, places: Float[Tensor, "778 3"]):
+        super().__init__()
+        width = self.width = channels
+        self.places: Tensor
+        self.register_buffer("places", fourier(places), persistent=False)
+        self.query = nn.Sequential(
+            nn.Linear(self.places.shape[1], 2 * width), nn.GELU(), nn.Linear(2 * width, 2 * width)
+        )
+        self.own_query = nn.Parameter(torch.zeros(2, VERTICES, width))
+        self.down = conv_block(channels, 2 * channels, stride=2)
+        self.keys = nn.Conv2d(2 * channels, 2 * width, 1)
+        self.values = nn.Conv2d(2 * channels, 2 * width, 1)
+        self.read = ConcatMLP([width, width], 2 * width, 3)
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch C H W"],
+        coarse: Float[Tensor, "batch D h w"],
+        where: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+    ) -> Float[Tensor, "n v 3"]:
+        """(u_x, u_y, confidence logit) of every vertex, NDC.
+
+        Args:
+            features: F.
+            coarse: what the baseline made of F, at half its size.
+            where: image and side of each hand.
+        """
+        x = self.down(features) + coarse
+        k, v = (
+            rearrange(conv(x), "b (hand c) h w -> b hand (h w) c", hand=2)[where]
+            for conv in (self.keys, self.values)
+        )
+        q = rearrange(self.query(self.places), "v (hand c) -> hand v c", hand=2)
+        q = (q + self.own_query)[where[1]].to(k.dtype)
+        attention = (q @ k.mT * self.width**-0.5).softmax(dim=-1)
+        found = (attention @ v).to(k.dtype)
+        pixels = pixel_centres(x.shape[-2], x.shape[-1], x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            centre = attention.float() @ pixels
+        offset = self.read([found, q])
+        return torch.cat([centre + offset[..., :2], offset[..., 2:]], dim=-1)
+
+
+class CoordinateRegressor(nn.Module):
+    """The same as the paper has it: two MLPs, over the places of F and over its channels.
+
+    Each vertex is a mixture of places with the same weights for every image.
     """
 
     def __init__(self, feature_size: int, channels: int):
         super().__init__()
-        self.places = nn.Sequential(
-            nn.Linear(feature_size**2, 2 * channels), nn.GELU(), nn.Linear(2 * channels, VERTICES)
+        self.places = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(feature_size**2, 2 * channels),
+                nn.GELU(),
+                nn.Linear(2 * channels, VERTICES),
+            )
+            for _ in range(2)
         )
         self.channels = nn.Sequential(
             nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, 3)
         )
 
-    def forward(self, features: Float[Tensor, "n C H W"]) -> Float[Tensor, "n v 3"]:
-        """F to (u_x, u_y, confidence logit) of every vertex, NDC."""
-        tokens = self.places(rearrange(features, "n c h w -> n c (h w)"))
+    def forward(
+        self,
+        features: Float[Tensor, "batch C H W"],
+        coarse: Float[Tensor, "batch D h w"],
+        where: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+    ) -> Float[Tensor, "n v 3"]:
+        """As `AttentionRegressor`; `coarse` is not used."""
+        places = rearrange(features, "b c h w -> b c (h w)")
+        tokens = torch.stack([mix(places) for mix in self.places], dim=1)[where]
         return self.channels(rearrange(tokens, "n c v -> n v c")).float()
 
 
@@ -145,16 +217,19 @@ class Refinement(NamedTuple):
 class DualNoiseModule(nn.Module):
     """Refines vertices, their image points and the camera of each hand."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, places: Float[Tensor, "778 3"]):
         super().__init__()
         self.config = config
         c, hidden = config.channels, 2 * config.channels
         where, own = [], []  # inputs the paper does not have: see the configuration
         if config.vertex_embedding:
-            self.embedding = nn.Parameter(0.1 * torch.randn(2, VERTICES, config.vertex_embedding))
+            # Started where DensePose puts the vertex, which is what the features speak of.
+            waves = fourier(places)
+            mix = torch.randn(waves.shape[1], config.vertex_embedding) / waves.shape[1] ** 0.5
+            self.embedding = nn.Parameter((waves @ mix).repeat(2, 1, 1))
             where += [config.vertex_embedding]
         if config.vertex_coordinates:
-            where += [3 + 2 + 2]
+            where += [3 + 2 + 2 + 2]
             own = [c]
         if config.noise_2d:
             self.phi = ConcatMLP([c, c, *where], hidden, 2)
@@ -191,7 +266,8 @@ class DualNoiseModule(nn.Module):
             own_point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
             u = gate * own_point + (1 - gate) * projected
             f_p, f_r = (interpolate(features, p).to(dtype) for p in (projected, own_point))
-            mean_2d = self.phi([f_p, f_r, *self._where(vertices, projected, u, side)])  # Eq. 3
+            where = self._where(vertices, camera, projected, u, side)
+            mean_2d = self.phi([f_p, f_r, *where])  # Eq. 3
 
         drawn = []
         for _ in range(max(samples, 1)):
@@ -203,7 +279,7 @@ class DualNoiseModule(nn.Module):
             views = three_views(aligned, vertices, config.voxel_grid)
             if config.noise_3d:
                 own = [aligned] if config.vertex_coordinates else []
-                where = self._where(vertices, projected, points, side)
+                where = self._where(vertices, camera, projected, points, side)
                 mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
             epsilon_3d = mean_3d
             if samples and config.noise_3d:
@@ -218,11 +294,15 @@ class DualNoiseModule(nn.Module):
             camera = ridge_camera(refined[best, n], coordinates[best, n], config.ridge)  # Eq. 7
         return Refinement(refined, coordinates, scores, best, camera)
 
-    def _where(self, vertices: Tensor, projected: Tensor, u: Tensor, side: Tensor) -> list[Tensor]:
+    def _where(
+        self, vertices: Tensor, camera: Tensor, projected: Tensor, u: Tensor, side: Tensor
+    ) -> list[Tensor]:
         """Which vertex this is and where it now stands, as far as switched on."""
         parts = [self.embedding[side]] if self.config.vertex_embedding else []
         if self.config.vertex_coordinates:
-            parts.append(torch.cat([vertices, projected, u], dim=-1))
+            # By Eq. 1, the 3D noise whose shadow would be the step from the projection to u.
+            step = (u - projected) / camera[:, None, :, 0].clamp(min=SMALLEST_SCALE)
+            parts.append(torch.cat([vertices, projected, u, step], dim=-1))
         return parts
 
     def _score(self, views: list[Tensor], away_2d: Tensor, away_3d: Tensor) -> Tensor:

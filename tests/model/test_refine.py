@@ -3,8 +3,11 @@ import math
 import pytest
 import torch
 
+from dne_lib.camera import pixels_to_ndc
 from dne_lib.config import ModelConfig
+from dne_lib.mano import HandModel
 from dne_lib.model.refine import (
+    AttentionRegressor,
     ConcatMLP,
     CoordinateRegressor,
     DualNoiseModule,
@@ -92,9 +95,41 @@ def test_concat_mlp_is_an_mlp_on_the_concatenation(generator):
     torch.testing.assert_close(mlp(parts), mlp.last(torch.nn.functional.gelu(mlp.second(x))))
 
 
-def test_regressor_gives_three_numbers_a_vertex(generator):
+PLACES = torch.from_numpy(HandModel().topology.places).float()
+WHERE = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "regressor",
+    [CoordinateRegressor(16, 8), AttentionRegressor(8, PLACES)],
+    ids=["mlp", "attention"],
+)
+def test_regressors_give_three_numbers_for_every_vertex_of_the_hands_that_are_there(
+    generator, regressor
+):
     features = torch.randn(2, 8, 16, 16, generator=generator)
-    assert CoordinateRegressor(16, 8)(features).shape == (2, 778, 3)
+    coarse = torch.randn(2, 16, 8, 8, generator=generator)
+    points = regressor.eval()(features, coarse, WHERE)
+    assert points.shape == (3, 778, 3)
+    _, _, second = regressor(features, torch.zeros_like(coarse), WHERE).unbind(0)
+    where = torch.tensor([0]), WHERE[1][2:]
+    alone = regressor(features[1:], torch.zeros_like(coarse[1:]), where)
+    torch.testing.assert_close(alone[0], second)
+
+
+def test_attention_finds_the_place_where_its_features_are(generator):
+    """With one pixel that answers to every query, all vertices are there."""
+    regressor = AttentionRegressor(8, PLACES).eval()
+    coarse = torch.zeros(1, 16, 8, 8)
+    coarse[0, :, 2, 5] = 1
+    torch.nn.init.zeros_(regressor.down[0].weight)
+    for layer, value in ((regressor.keys, 100.0), (regressor.query[-1], 0.0)):
+        torch.nn.init.constant_(layer.weight, value)
+        torch.nn.init.constant_(layer.bias, 1 - value / 100)
+    features = torch.randn(1, 8, 16, 16, generator=generator)
+    points = regressor(features, coarse, (torch.tensor([0]), torch.tensor([1])))
+    where = pixels_to_ndc(torch.tensor([5.0, 2.0]), 8)
+    torch.testing.assert_close(points[0, :, :2], where.expand(778, 2), atol=1e-4, rtol=0)
 
 
 @pytest.fixture
@@ -111,7 +146,7 @@ def inputs(generator):
 
 def build(**changes):
     torch.manual_seed(0)
-    module = DualNoiseModule(ModelConfig(channels=8, feature_size=16, **changes))
+    module = DualNoiseModule(ModelConfig(channels=8, feature_size=16, **changes), PLACES)
     for name, parameter in module.named_parameters():
         if "last" in name:  # a fresh module moves nothing: stir it
             torch.nn.init.normal_(parameter, std=0.1)
@@ -119,7 +154,7 @@ def build(**changes):
 
 
 def test_a_fresh_module_keeps_the_mesh(inputs):
-    module = DualNoiseModule(ModelConfig(channels=8))
+    module = DualNoiseModule(ModelConfig(channels=8), PLACES)
     torch.testing.assert_close(module(**inputs).vertices[0], inputs["vertices"])
 
 
