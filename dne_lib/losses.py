@@ -137,7 +137,7 @@ def total_loss(
     terms = auxiliary_loss(output.auxiliary, batch, config)
     terms |= mano_loss(output.parameters, batch, config)
     terms |= vertex_loss(output.stages, batch, config)
+    terms["coordinates"] = coordinate_loss(output, batch, config)
     if len(output.stages) > 1:
-        terms["coordinates"] = coordinate_loss(output, batch, config)
         terms["score"] = score_loss(output.stages, batch, config)
     return torch.stack(list(terms.values())).sum(), terms

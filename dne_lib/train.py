@@ -34,7 +34,7 @@ SHIPPED = {
     "shipped": ASSETS / "tiny.safetensors",
     "shipped-coarse": ASSETS / "tiny_coarse.safetensors",
 }
-COARSE_PARTS = ("encoder.", "auxiliary.", "coarse.")
+OPTIONAL_PARTS = ("regressor", "refiners")  # of the network: weights may come without them
 
 
 # ---------------------------------------------------------------------------- weights on disk
@@ -119,15 +119,16 @@ def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: st
     Raises:
         InputError: the weights belong to another configuration; names what differs.
     """
+
+    def part(name: str) -> str:
+        return name.partition(".")[0]
+
     own = network.state_dict()
+    shared = {part(name) for name in own} & {part(name) for name in state}
+    free = set(OPTIONAL_PARTS) - shared  # only one side has them
     wrong = [k for k in state.keys() & own.keys() if state[k].shape != own[k].shape]
-    missing = [k for k in own.keys() - state.keys() if k.startswith(COARSE_PARTS)]
-    extra = [
-        k for k in state.keys() - own.keys() if network.config.modules or k.startswith(COARSE_PARTS)
-    ]
-    partly = {k for k in own.keys() - state.keys() if not k.startswith(COARSE_PARTS)}
-    if partly and any(not k.startswith(COARSE_PARTS) for k in state):
-        missing += sorted(partly)  # some of the modules are there, some are not
+    missing = [k for k in own.keys() - state.keys() if part(k) not in free]
+    extra = [k for k in state.keys() - own.keys() if part(k) not in free]
     if wrong or missing or extra:
         name = sorted(wrong + missing + extra)[0]
         raise InputError(

@@ -80,7 +80,7 @@ class DualNoiseNetwork(nn.Module):
         self.coarse = CoarseRegressor(config.channels, self.hands)
         places = torch.from_numpy(self.hands.topology.places).float()
         self.regressor = None
-        if config.noise_2d and config.modules:
+        if config.noise_2d:
             self.regressor = (
                 AttentionRegressor(config.channels, places)
                 if config.regressor == "attention"
