@@ -1,4 +1,4 @@
-"""`dne synthesize | train | evaluate | predict | check`."""
+"""`dne synthesize | train | evaluate | predict | ablate | check | export`."""
 
 import argparse
 import dataclasses
@@ -15,8 +15,11 @@ from accelerate.utils import broadcast_object_list
 from tyro.conf import Positional, subcommand
 
 from dne_lib import config as settings
+from dne_lib.ablate import ablate, results_page
+from dne_lib.check import check_data
 from dne_lib.config import Config, DataConfig, preset
 from dne_lib.data.index import FILES
+from dne_lib.data.shards import export
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import (
     HEADER,
@@ -40,6 +43,10 @@ logger = logging.getLogger(__name__)
 TRAIN_IMAGES, TEST_IMAGES = 4000, 400
 EVALUATED = 2000  # images at the end of `dne train`; `dne evaluate` takes them all
 COARSE_STEPS = {"tiny": 30_000, "paper": 340_000}  # tiny: about a million images
+# With hands turned at will a network that knows nothing does not learn which hand is the right
+# one (results/experiments.md); the paper's starts from ImageNet and does not need this.
+UPRIGHT_STEPS = {"tiny": 12_000, "paper": 0}
+UPRIGHT = 10.0  # degrees
 
 
 @dataclass
@@ -51,10 +58,18 @@ class Synthesize:
     test: int  # images of other subjects to evaluate on
     seed: int = 0
     workers: int | None = None  # processes; default: one for each core
+    varied: bool = False  # as photographs are: rooms, arms, things held, blur; or a plain studio
 
     def run(self) -> None:
         """Write the tree."""
-        synthesize(self.root, self.train, self.test, self.seed, workers=self.workers)
+        synthesize(
+            self.root,
+            self.train,
+            self.test,
+            self.seed,
+            workers=self.workers,
+            varied=self.varied,
+        )
 
 
 @dataclass
@@ -71,6 +86,7 @@ class Train(Config):
     resume: bool = False  # go on with the run in the output folder (default: the newest)
     from_scratch: bool = False  # train the coarse network too: the long road
     coarse_steps: int = 30_000  # of the coarse stage, where both are trained
+    upright_steps: int = 12_000  # before them, on images turned by ten degrees at most
 
     def run(self) -> None:
         """Render, train, evaluate, print."""
@@ -102,14 +118,23 @@ class Train(Config):
         return train(config, output, self.resume)
 
     def both(self, config: Config, output: Path) -> Path:
-        """The coarse network in output/coarse, then everything in output/full."""
-        steps = dataclasses.replace(config.train, stage="coarse", steps=self.coarse_steps)
-        coarse = output / "coarse"
-        # Interrupted in its second stage, a run has a finished first one to resume, at once.
-        train(dataclasses.replace(config, train=steps), coarse, self.resume and coarse.exists())
-        steps = dataclasses.replace(config.train, initial=str(coarse))
-        full = output / "full"
-        return train(dataclasses.replace(config, train=steps), full, self.resume and full.exists())
+        """The coarse network in output/upright and output/coarse, everything in output/full."""
+        coarse = dataclasses.replace(config.train, stage="coarse")
+        turned = dataclasses.replace(config.data, rotation=min(UPRIGHT, config.data.rotation))
+        legs = {
+            "upright": (dataclasses.replace(coarse, steps=self.upright_steps), turned),
+            "coarse": (dataclasses.replace(coarse, steps=self.coarse_steps), config.data),
+            "full": (config.train, config.data),
+        }
+        run = None
+        for name, (steps, data) in legs.items():
+            if steps.steps:
+                steps = dataclasses.replace(steps, initial=None if run is None else str(run))
+                leg = dataclasses.replace(config, train=steps, data=data)
+                # Interrupted in a later leg, a run has finished ones to resume, at once.
+                run = train(leg, output / name, self.resume and (output / name).exists())
+        assert run is not None
+        return run
 
 
 @dataclass
@@ -118,7 +143,10 @@ class Evaluate:
 
     network: Positional[str]  # a run folder, a .safetensors file, shipped or shipped-coarse
     data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
+    mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
     split: Literal["train", "val", "test"] = "test"
+    annotation: Literal["H", "M", "H+M"] = "H+M"  # images annotated by humans, by a machine, all
+    every: int = 1  # take each n-th frame of a sequence: 6 makes 5 fps of the 30 fps release
     limit: int | None = None  # number of images, evenly spaced; default: all
     output: Path | None = None  # default: evaluation-SPLIT in the run folder
     markdown: bool = False  # print the tables as Markdown
@@ -127,8 +155,15 @@ class Evaluate:
         """Evaluate and print."""
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit is {self.limit}: evaluate at least one image")
-        network, config = network_for(self.network)
-        config.data.root = self.data or config.data.root
+        network, config = network_for(self.network, self.mano)
+        config.data = dataclasses.replace(
+            config.data,
+            root=self.data or config.data.root,
+            mano=self.mano or config.data.mano,
+            annotation=self.annotation,
+            hand_type="All",
+            every=self.every,
+        )
         folder = Path(self.network)
         folder = folder if folder.is_dir() else Path("runs") / folder.stem
         output = self.output or folder / f"evaluation-{self.split}"
@@ -156,22 +191,63 @@ class Predict:
 
 
 @dataclass
-class Check:
-    """Say what is there of the licensed files, and make MANO's fast to load."""
+class Ablate:
+    """Train and evaluate a plan's variants with several seeds; tables of means and spreads.
 
+    Stopped, the same command goes on. The plans are in scripts/plans.
+    """
+
+    plan: Positional[Path]  # a YAML file
+    runs: Path = Path("runs/ablations")  # plans that share a variant may share its runs
+    output: Path = Path("results/ablations")  # for PLAN.json, PLAN.md and a picture of each table
+
+    def run(self) -> None:
+        """Run what is missing, and print."""
+        print(results_page(ablate(self.plan, self.runs, self.output), self.plan.stem))
+
+
+@dataclass
+class Check:
+    """Say what is there of a data set, draw its labels over its images; make MANO's files fast."""
+
+    data: Path | None = None  # an InterHand2.6M tree
     mano: Path | None = None  # folder of MANO_RIGHT and MANO_LEFT; .npz are written beside .pkl
+    output: Path = Path("check")  # folder of the pictures
+    seed: int = 0  # another one draws other images
 
     def run(self) -> None:
         """Check and print."""
-        if self.mano is None:
-            raise InputError("nothing to check: give MANO's folder as --mano")
-        for line in check_mano(self.mano):
+        if self.mano is None and self.data is None:
+            raise InputError("nothing to check: give a data folder as --data, MANO's as --mano")
+        for line in check_mano(self.mano) if self.mano else ():
             print(line)
+        for line in check_data(self.data, self.mano, self.output, self.seed) if self.data else ():
+            print(line, flush=True)
 
 
-def network_for(source: str) -> tuple[DualNoiseNetwork, Config]:
-    """Load a network with the hand model it was trained with, on this machine's device."""
-    network, config = load_network(source)
+@dataclass
+class Export:
+    """Pack a split, or some of it, into tar files (WebDataset) that train as the tree does."""
+
+    output: Positional[Path]  # folder to write; give it as --data.root afterwards
+    data: Path  # an InterHand2.6M tree
+    split: Literal["train", "val", "test"] = "train"
+    annotation: Literal["H", "M", "H+M"] = "H+M"  # images annotated by humans, by a machine, all
+    hand_type: Literal["SH", "IH", "All"] = "All"  # images of one hand, of two
+    every: int = 1  # take each n-th frame of a sequence: 6 makes 5 fps of the 30 fps release
+    shard_images: int = 2000  # images in one tar file
+
+    def run(self) -> None:
+        """Export and print."""
+        data = DataConfig(annotation=self.annotation, hand_type=self.hand_type, every=self.every)
+        files = export(self.data, self.split, self.output, data, self.shard_images)
+        size = sum(file.stat().st_size for file in files)
+        print(f"{len(files)} tar files, {size / 2**20:,.0f} MiB, in {self.output / self.split}")
+
+
+def network_for(source: str, mano: Path | None = None) -> tuple[DualNoiseNetwork, Config]:
+    """Load a network on this machine's device, with MANO's files or what it was trained with."""
+    network, config = load_network(source, mano)
     if source in SHIPPED:
         config.data.root = DataConfig().root
     return network.to(default_device()), config
@@ -221,13 +297,17 @@ def comparison(results: dict, config: Config) -> str:
 def commands(name: Literal["tiny", "paper"]):
     """The union of all commands, with the preset's values as the defaults of `train`."""
     values = {f.name: getattr(preset(name), f.name) for f in dataclasses.fields(settings.Config)}
-    default = Train(**values, preset=name, coarse_steps=COARSE_STEPS[name])
+    default = Train(
+        **values, preset=name, coarse_steps=COARSE_STEPS[name], upright_steps=UPRIGHT_STEPS[name]
+    )
     return (
         Annotated[Synthesize, subcommand("synthesize")]
         | Annotated[Train, subcommand("train", default=default)]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
+        | Annotated[Ablate, subcommand("ablate")]
         | Annotated[Check, subcommand("check")]
+        | Annotated[Export, subcommand("export")]
     )
 
 

@@ -38,6 +38,8 @@ class ModelConfig:
     # How 2D coordinates are regressed: every vertex looks for itself, or the paper's MLP, which
     # mixes the places of F with the same weights for every image.
     regressor: Literal["attention", "mlp"] = "attention"
+    # What phi and varphi are: MLPs, or attention on the hand's mesh (Table 1: Ours-GraphAttn).
+    estimator: Literal["mlp", "graph"] = "mlp"
     gamma: float = 0.1  # Eq. 2: standard deviation per unit of |mu|; open
     delta: float = 0.01  # Eq. 2: its floor, hand units (1 mm) or NDC (1.3 px at 256); open
     ridge: float = 1e-2  # xi of Eq. 6; larger shrinks the scale, smaller is unstable; open
@@ -52,6 +54,9 @@ class DataConfig:
 
     root: Path = Path("data/builtin")  # an InterHand2.6M v1.0 tree
     mano: Path | None = None  # folder of the licensed MANO files; None: the built-in hand
+    annotation: Literal["H", "M", "H+M"] = "H+M"  # by humans, by a machine, all; paper: all
+    hand_type: Literal["SH", "IH", "All"] = "All"  # images of one hand, of two; paper: all
+    every: int = 1  # take each n-th frame of a sequence: 6 makes 5 fps of the 30 fps release
     max_fit_error: float | None = None  # mm from MANO's to triangulated joints, mean; None: any
     margin: float = 1.25  # side of the crop over the longer side of the box of the hands
     rotation: float = 90.0  # degrees either way; paper

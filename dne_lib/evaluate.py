@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from dne_lib.metrics import (
     GROUPS,
     MILLIMETRES,
     PROTOCOLS,
+    Breakdown,
     Protocol,
     Scores,
     mpjpe,
@@ -57,23 +58,30 @@ def stage_names(count: int) -> list[str]:
     return ["coarse", *(f"module {m}" for m in range(1, count))]
 
 
-def evaluate(network: nn.Module, batches: Iterable[Sample]) -> dict[str, Any]:
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[Sample],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Errors of every stage over a set of images, without noise and in full precision.
 
     Args:
         network: a `DualNoiseNetwork`, on any device.
         batches: collated samples of `InterHand`, without augmentation.
+        groups: ways to break the errors down: for each, what every image of the data set is of.
 
     Returns:
         `stages`: by stage, `mpjpe` and `mpvpe` (mm) by protocol and `mpvpe_2d` (pixels at 256),
         each SH, IH, All (None where there are no such hands); `floor`: the 2D error that the true
         vertices keep under the best orthographic camera; `parts`: of the part map; `images` and
-        `hands` counted; `weights` of SH and IH in All.
+        `hands` counted; `weights` of SH and IH in All; `breakdown`: by way, then by what the images
+        are of, `hands` and `mean` of each error of each stage (protocol wrist) and of the floor.
     """
     training = network.training
     network.eval()
     device = next(network.parameters()).device
     scores, names = Scores(), []
+    breakdowns = {way: Breakdown(of) for way, of in (groups or {}).items()}
     confusion = torch.zeros(PARTS, PARTS, dtype=torch.int64)
     images = dict.fromkeys(GROUPS, 0)
     try:
@@ -83,10 +91,12 @@ def evaluate(network: nn.Module, batches: Iterable[Sample]) -> dict[str, Any]:
                 output = network(batch["image"].to(device), present=present.to(device))
             names = stage_names(len(output.stages))
             for name, stage in zip(names, output.stages, strict=True):
-                _score_stage(scores, name, stage, batch)
+                _score_stage(scores, breakdowns, name, stage, batch)
             floor = project(batch["vertices"], batch["camera"])
             errors = mpvpe_2d(floor, batch["vertices_2d"])
             scores.update("floor", errors, present, interacting)
+            for breakdown in breakdowns.values():
+                breakdown.update("floor", errors, present, batch["index"])
             found = output.auxiliary.parts.argmax(1).cpu()
             confusion += part_confusion(found, batch["parts"])
             images["IH"] += int(interacting.sum())
@@ -108,24 +118,34 @@ def evaluate(network: nn.Module, batches: Iterable[Sample]) -> dict[str, Any]:
         "images": images,
         "hands": scores.hands["floor"],
         "weights": scores.weights("floor"),
+        "breakdown": {way: breakdown.means() for way, breakdown in breakdowns.items()},
     }
 
 
-def _score_stage(scores: Scores, name: str, stage: Any, batch: Sample) -> None:
+def _score_stage(
+    scores: Scores, breakdowns: dict[str, Breakdown], name: str, stage: Any, batch: Sample
+) -> None:
     """Add one stage's errors on one batch."""
+
+    def add(error: str, values: Tensor, counted: Tensor) -> None:
+        scores.update(f"{name} {error}", values, counted, interacting)
+        if error in BROKEN_DOWN:
+            for breakdown in breakdowns.values():
+                breakdown.update(f"{name} {error}", values, counted, batch["index"])
+
     present, interacting = batch["present"], batch["interacting"]
     vertices, joints = stage.vertices.cpu().float(), stage.joints.cpu().float()
     for protocol in PROTOCOLS:
         errors = mpvpe(vertices, joints, batch["vertices"], batch["joints"], protocol)
-        scores.update(f"{name} mpvpe {protocol}", errors, present, interacting)
+        add(f"mpvpe {protocol}", errors, present)
         valid = batch["joint_valid"]
         errors = mpjpe(joints, batch["joints"], valid, protocol)
-        counted = present & roots_valid(valid, protocol)
-        scores.update(f"{name} mpjpe {protocol}", errors, counted, interacting)
+        add(f"mpjpe {protocol}", errors, present & roots_valid(valid, protocol))
     errors = mpvpe_2d(stage.projections.cpu().float(), batch["vertices_2d"])
-    scores.update(f"{name} mpvpe_2d", errors, present, interacting)
+    add("mpvpe_2d", errors, present)
 
 
+BROKEN_DOWN = ("mpjpe wrist", "mpvpe wrist", "mpvpe_2d")  # by sequence and by camera
 HEADER = (
     "",
     *(f"MPJPE {g}" for g in GROUPS),
@@ -244,9 +264,10 @@ def report(
         batch_size=32,
         num_workers=min(config.train.workers, os.cpu_count() or 1) if len(indices) > 64 else 0,
     )
-    results = evaluate(network, loader)
+    results = evaluate(network, loader, dataset.groups())
     origin = {"network": name, "data": str(config.data.root), "split": split, "limit": limit}
-    write_json(output / "metrics.json", {**origin, **results, "config": config_to_dict(config)})
+    record = {**origin, "images_of": dataset.record(), **results}
+    write_json(output / "metrics.json", {**record, "config": config_to_dict(config)})
     shown = [indices[i] for i in spread(len(indices), pictures)]
     batch = default_collate([dataset[i] for i in shown])
     grid, maps = pictures_of(network, batch)

@@ -4,9 +4,11 @@ Papers on InterHand2.6M align prediction and truth in different ways before they
 seldom say which: their numbers compare only under the same protocol.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -45,7 +47,7 @@ def procrustes(
     return scale[..., None, None] * centred @ rotation.mT + target_mean
 
 
-def _aligned(
+def aligned(
     points: Float[Tensor, "*batch point 3"],
     joints: Float[Tensor, "*batch 21 3"],
     target: Float[Tensor, "*batch point 3"],
@@ -83,7 +85,7 @@ def mpvpe(
             a similarity.
     """
     weight = torch.ones_like(vertices[..., 0])
-    found, true = _aligned(vertices, joints, true_vertices, true_joints, weight, protocol)
+    found, true = aligned(vertices, joints, true_vertices, true_joints, weight, protocol)
     return (found - true).norm(dim=-1).mean(-1) * MILLIMETRES
 
 
@@ -104,7 +106,7 @@ def mpjpe(
         protocol: as for `mpvpe`.
     """
     weight = valid.to(joints.dtype)
-    found, true = _aligned(joints, joints, true_joints, true_joints, weight, protocol)
+    found, true = aligned(joints, joints, true_joints, true_joints, weight, protocol)
     distance = (found - true).norm(dim=-1)
     return (weight * distance).sum(-1) / weight.sum(-1).clamp(min=1) * MILLIMETRES
 
@@ -170,6 +172,47 @@ class Scores:
         """The share of `All` that each group makes up."""
         counts = self.hands[name]
         return {g: counts[g] / max(counts["All"], 1) for g in ("SH", "IH")}
+
+
+class Breakdown:
+    """Running means of errors over the hands of images that have a name in common.
+
+    Args:
+        names: of every image of the data set: its sequence, or its camera.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names, self.place = np.unique(np.asarray(names, np.str_), return_inverse=True)
+        self.sums: dict[str, np.ndarray] = {}
+        self.hands: dict[str, np.ndarray] = {}
+
+    def update(
+        self,
+        name: str,
+        errors: Float[Tensor, "batch hand"],
+        counted: Bool[Tensor, "batch hand"],
+        index: Int64[Tensor, "batch"],
+    ) -> None:
+        """Add the errors of the counted hands of a batch under a name.
+
+        Args:
+            index: places of the images in the data set.
+        """
+        image, _ = torch.nonzero(counted, as_tuple=True)
+        place, length = self.place[index[image].numpy()], len(self.names)
+        sums = np.bincount(place, errors[counted].double().numpy(), length)
+        hands = np.bincount(place, minlength=length)
+        self.sums[name] = self.sums.get(name, 0.0) + sums
+        self.hands[name] = self.hands.get(name, 0) + hands
+
+    def means(self) -> dict[str, dict[str, dict[str, float | int]]]:
+        """By common name and by error: `hands` counted and their `mean`; none that has no hand."""
+        result: dict[str, dict[str, dict[str, float | int]]] = {}
+        for error, hands in self.hands.items():
+            for i in np.flatnonzero(hands):
+                entry = {"hands": int(hands[i]), "mean": float(self.sums[error][i] / hands[i])}
+                result.setdefault(str(self.names[i]), {})[error] = entry
+        return dict(sorted(result.items()))
 
 
 def part_confusion(

@@ -202,8 +202,11 @@ def contact_sheet(
     return figure
 
 
-def training_curves(log: Path, smoothing: int = 20) -> Figure:
-    """Every number in a run's `log.jsonl` against the step, the losses on a log axis.
+def training_curves(log: Path, smoothing: int = 20, names: Sequence[str] | None = None) -> Figure:
+    """The numbers in a run's `log.jsonl` against the step, the losses on a log axis.
+
+    Args:
+        names: of the numbers to show; None: all.
 
     Raises:
         InputError: the log is missing, empty, or not JSON lines.
@@ -215,7 +218,8 @@ def training_curves(log: Path, smoothing: int = 20) -> Figure:
     series: dict[str, tuple[list[float], list[float]]] = {}
     for entry in entries:
         for name, value in entry.items():
-            if name != "step" and "step" in entry and isinstance(value, int | float):
+            wanted = name in names if names is not None else name != "step"
+            if wanted and "step" in entry and isinstance(value, int | float):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(entry["step"])
                 values.append(value)
@@ -230,7 +234,7 @@ def training_curves(log: Path, smoothing: int = 20) -> Figure:
         axis.set_visible(False)
     for axis, (name, (steps, values)) in zip(axes, series.items(), strict=False):
         axis.plot(steps, values, color="0.8", linewidth=0.8)
-        width = min(smoothing, len(values))
+        width = min(smoothing, max(len(values) // 4, 1))
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
         axis.plot(steps[width - 1 :], smooth, color="C0")
         axis.set_title(name, fontsize=9)

@@ -168,7 +168,7 @@ def usable_precision(wanted: str) -> str:
 # ---------------------------------------------------------------------------- the loop
 
 
-def train(config: Config, output: Path, resume: bool = False) -> Path:
+def train(config: Config, output: Path, resume: bool = False, until: int | None = None) -> Path:
     """Train one stage and leave a run folder.
 
     The folder holds config.json, log.jsonl (a line every `log_every` steps), tensorboard/,
@@ -179,17 +179,21 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
             `model.modules` says.
         output: the run folder.
         resume: go on from its checkpoint.
+        until: stop after this step with a checkpoint; the schedule stays that of `train.steps`.
 
     Returns:
         The run folder.
 
     Raises:
         InputError: the folder holds something else or a run of another configuration, there is
-            nothing to resume, the weights to start from do not fit, the data cannot be read, or
-            the loss stopped being a number.
+            nothing to resume, `until` is no step, the weights to start from do not fit, the data
+            cannot be read, or the loss stopped being a number.
         KeyboardInterrupt: after saving a checkpoint to resume from.
     """
+    if until is not None and until < 1:
+        raise InputError(f"until is {until}: train for one step at least, or leave it out")
     config = dataclasses.replace(config)
+    last = min(config.train.steps, until or config.train.steps)
     if config.train.stage == "coarse":
         config.model = dataclasses.replace(config.model, modules=0)
     # A notebook may train twice, at another precision.
@@ -237,7 +241,7 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
     start, first = time.monotonic(), step
     bar = tqdm(total=config.train.steps, initial=step, disable=not accelerator.is_main_process)
     try:
-        for batch in _batches(accelerator, loader, dataset, step, config.train.steps):
+        for batch in _batches(accelerator, loader, dataset, step, last):
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
@@ -253,7 +257,7 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
             optimizer.step()
             step += 1
             bar.update()
-            if step % config.train.log_every == 0 or step == config.train.steps:
+            if step % config.train.log_every == 0 or step == last:
                 speed = (step - first) * config.train.batch_size / (time.monotonic() - start)
                 entry = {
                     "step": step,
@@ -271,7 +275,7 @@ def train(config: Config, output: Path, resume: bool = False) -> Path:
                     with (output / "log.jsonl").open("a") as file:
                         file.write(json.dumps(entry) + "\n")
                 bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
-            if step % config.train.save_every == 0 or step == config.train.steps:
+            if step % config.train.save_every == 0 or step == last:
                 _save(accelerator, network, config, output, step)
     except KeyboardInterrupt:
         # A stopped kernel loses nothing; of several processes each would be at another step.

@@ -20,7 +20,7 @@ SMALL = """
 def calls(monkeypatch):
     """Commands are parsed but not run."""
     made = []
-    for kind in (cli.Synthesize, cli.Train, cli.Evaluate, cli.Predict, cli.Check):
+    for kind in (cli.Synthesize, cli.Train, cli.Evaluate, cli.Predict, cli.Ablate, cli.Check):
         monkeypatch.setattr(kind, "run", lambda command: made.append(command))
     return made
 
@@ -58,9 +58,11 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
         ("predict missing.jpg --box 1,2,3", "four numbers"),
         ("predict missing.jpg --network nowhere", "no weights at nowhere"),
         ("evaluate nowhere", "no weights at nowhere"),
+        ("ablate nowhere.yaml", "cannot read the plan nowhere.yaml"),
         ("evaluate nowhere --limit 0", "at least one image"),
         ("train --data.root nowhere --output run --train.initial nothing", "nothing"),
-        ("check", "give MANO's folder as --mano"),
+        ("check", "give a data folder as --data"),
+        ("check --data nowhere", "nowhere holds no annotations/train, val or test"),
         ("check --mano nowhere", "nowhere has no MANO_RIGHT.pkl"),
         ("train --resume", "no run runs/tiny to resume"),
         ("train --from-scratch --data.root nowhere --model.channels 0", "channels is 0"),
@@ -114,10 +116,11 @@ def test_run_folders_are_never_taken_twice(tmp_path):
 
 
 def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
-    trained = []
+    trained, turns = [], []
 
     def train(config, output, resume=False):
         trained.append((output.name, config.train.stage, config.train.initial, resume))
+        turns.append(config.data.rotation)
         output.mkdir(parents=True, exist_ok=True)
         return output
 
@@ -136,11 +139,23 @@ def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
 
     cli.main(["train", "--from-scratch", "--resume"])
     output = tmp_path / "long"
-    (output / "coarse").mkdir(parents=True)
+    (output / "upright").mkdir(parents=True)
     assert calls[-1].two_stages
     calls[-1].both(cli.Config(train=calls[-1].train), output)
-    coarse = str(output / "coarse")
-    assert trained == [("coarse", "coarse", None, True), ("full", "full", coarse, False)]
+    upright, coarse = str(output / "upright"), str(output / "coarse")
+    assert trained == [
+        ("upright", "coarse", None, True),
+        ("coarse", "coarse", upright, False),
+        ("full", "full", coarse, False),
+    ]
+    assert turns[-3:] == [10, 90, 90]
+
+    cli.main(["train", "--preset", "paper"])
+    calls[-1].both(cli.preset("paper"), tmp_path / "paper")
+    assert [leg[:3] for leg in trained[3:]] == [
+        ("coarse", "coarse", None),
+        ("full", "full", str(tmp_path / "paper" / "coarse")),
+    ]
 
 
 def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
@@ -150,7 +165,8 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     # This network is the shipped one, too, once it is there.
     run = tmp_path / "runs" / "tiny" / "full"
     monkeypatch.setitem(cli.SHIPPED, "shipped", run / "model.safetensors")
-    long_road = ["train", "--from-scratch", "--coarse-steps", "2", "--train.steps", "2"]
+    long_road = ["train", "--from-scratch", "--train.steps", "2"]
+    long_road += ["--upright-steps", "1", "--coarse-steps", "1"]
     long_road += SMALL.split()
     assert cli.main(long_road) == 0
     table = capsys.readouterr().out

@@ -67,6 +67,27 @@ def test_known_errors_are_reported(batch):
     assert results["hands"] == {"SH": 2, "IH": 2, "All": 4}
     assert results["weights"] == {"SH": 0.5, "IH": 0.5}
     assert results["parts"]["iou"] == 1
+    assert results["breakdown"] == {}
+
+
+def test_errors_are_broken_down(batch):
+    # Three images: a right hand, a left hand, both; known by their index 0, 1, 2.
+    groups = {"sequences": ["one", "two", "one", "never seen"]}
+    results = evaluate(Oracle(batch), [batch, batch], groups)
+    sequences = results["breakdown"]["sequences"]
+    assert list(sequences) == ["one", "two"]
+    assert [s["floor"]["hands"] for s in sequences.values()] == [6, 2]
+    for entry in sequences.values():
+        assert set(entry) == {
+            f"{stage} {error}"
+            for stage in ("coarse", "module 1")
+            for error in ("mpjpe wrist", "mpvpe wrist", "mpvpe_2d")
+        } | {"floor"}
+        assert entry["coarse mpvpe wrist"]["mean"] == pytest.approx(0.1 * MILLIMETRES, rel=1e-4)
+        assert entry["coarse mpvpe_2d"]["mean"] == pytest.approx(2, rel=1e-4)
+    whole = sum(s["floor"]["mean"] * s["floor"]["hands"] for s in sequences.values()) / 8
+    assert whole == pytest.approx(results["floor"]["All"], rel=1e-6)
+    assert sequences["one"]["floor"]["mean"] != sequences["two"]["floor"]["mean"]
 
 
 def test_evaluation_is_deterministic(hands, batch):
@@ -107,6 +128,12 @@ class Tree(torch.utils.data.Dataset):
     def __len__(self):
         return 3
 
+    def groups(self):
+        return {"sequences": ["Capture0/a", "Capture0/b", "Capture0/a"], "cameras": ["1"] * 3}
+
+    def record(self):
+        return {"release": "made up"}
+
     def __getitem__(self, index):
         return make_sample(self.hands, index, (True, index == 1))
 
@@ -122,6 +149,13 @@ def test_report_writes_numbers_and_pictures(hands, tmp_path, monkeypatch):
     assert written["images"] == {"SH": 2, "IH": 0, "All": 2}
     assert written["stages"]["coarse"]["mpvpe_2d"]["IH"] is None
     assert written["network"] == "mine"
+    assert written["images_of"] == {"release": "made up"}
+    sequences, cameras = (written["breakdown"][way] for way in ("sequences", "cameras"))
+    assert {name: entry["floor"]["hands"] for name, entry in sequences.items()} == {
+        "Capture0/a": 2  # images 0 and 2 were evaluated
+    }
+    everything = written["stages"]["coarse"]["mpvpe_2d"]["All"]
+    assert cameras["1"]["coarse mpvpe_2d"]["mean"] == pytest.approx(everything)
     assert written["data"] == str(tmp_path / "tree")
     assert written["config"]["model"]["channels"] == CONFIG.channels
     for name in ("grid.png", "maps.png"):

@@ -113,6 +113,17 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(config, tmp_path):
     assert any(not torch.equal(weights(whole)[n], weights(part)[n]) for n in straight)
 
 
+def test_a_run_stopped_early_keeps_its_schedule(config, tmp_path):
+    whole = weights(train(config, tmp_path / "whole"))
+    run = train(config, tmp_path / "run", until=2)
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").open()] == [1, 2]
+    train(config, run, resume=True)
+    for name, value in weights(run).items():
+        torch.testing.assert_close(value, whole[name], atol=0, rtol=0)
+    with pytest.raises(InputError, match="until is 0"):
+        train(config, tmp_path / "none", until=0)
+
+
 def test_the_coarse_stage_feeds_the_full_one(config, tmp_path):
     coarse = train(changed(config, stage="coarse"), tmp_path / "coarse")
     assert read_weights(coarse)[1].model.modules == 0

@@ -38,7 +38,7 @@ from dne_lib.mano import INTERHAND_TO_JOINTS, HandModel
 HAND_TYPES = (*HANDS, "interacting")
 FILES = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
 NEAREST = 0.1  # metres: a joint nearer to the camera than this is of a failed fit
-VERSION = 1  # of the arrays: another one makes them again
+VERSION = 2  # of the arrays: another one makes them again
 BLOCK = 1 << 22  # bytes of JSON read at a time
 TEMPORARY = "unfinished-"  # folders that are being written
 
@@ -55,7 +55,7 @@ class Arrays:
     folder: Path
 
     def __reduce__(self):
-        return _load, (type(self), self.folder)
+        return load_arrays, (type(self), self.folder)
 
 
 AnyArrays = TypeVar("AnyArrays", bound=Arrays)
@@ -66,17 +66,22 @@ class Index(Arrays):
     """All labels of one split, one row per image, frame or camera; millimetres are metres here."""
 
     file_name: np.ndarray  # "image", bytes, below images/<split>
+    annotation: Int[np.ndarray, "image"]  # its number in the file
     size: Int[np.ndarray, "image 2"]  # width, height
     hand_type: Int[np.ndarray, "image"]  # place in HAND_TYPES
     joint_valid: Bool[np.ndarray, "image hand 21"]  # with its wrist, in the image and in space
+    sequence: Int[np.ndarray, "image"]
     frame: Int[np.ndarray, "image"]
     camera: Int[np.ndarray, "image"]
+    sequence_name: np.ndarray  # "sequence", bytes: capture and sequence
+    number: Int[np.ndarray, "frame"]  # within its capture
     joints: Float[np.ndarray, "frame hand 21 3"]  # triangulated, world
     known: Bool[np.ndarray, "frame hand 21"]  # which of them are valid
     fitted: Bool[np.ndarray, "frame hand"]  # has MANO parameters
     pose: Float[np.ndarray, "frame hand 48"]
     betas: Float[np.ndarray, "frame hand 10"]
     transl: Float[np.ndarray, "frame hand 3"]
+    camera_name: np.ndarray  # "camera", bytes
     rotation: Float[np.ndarray, "camera 3 3"]
     position: Float[np.ndarray, "camera 3"]
     focal: Float[np.ndarray, "camera 2"]
@@ -148,6 +153,12 @@ def fit_hands(index: Index, hands: HandModel) -> Fits:
     values = (hands.template, hands.shapedirs, hands.posedirs, hands.regressor, hands.weights)
     model = _digest(*(v.numpy(force=True).tobytes() for v in (*values, hands.mean_pose)))
     return _cached(Fits, index.folder / f"hands-{model}", lambda: _fit(index, hands))
+
+
+def content_digest(index: Index) -> str:
+    """A name for what the labels say: the same for the same labels, wherever and whenever read."""
+    arrays = (getattr(index, f.name) for f in dataclasses.fields(index) if f.name != "folder")
+    return _digest(*(np.ascontiguousarray(array).data for array in arrays))
 
 
 def missing_images(index: Index, images: Path) -> Missing:
@@ -257,28 +268,29 @@ def _cached(
     candidates = _candidates(folder)
     for candidate in candidates:
         try:
-            return _load(kind, candidate)
+            return load_arrays(kind, candidate)
         except (OSError, ValueError, EOFError):
             if candidate.is_dir():  # damaged
                 _discard(candidate)
     arrays = build()
     for candidate in candidates:
         with suppress(OSError, ValueError, EOFError):
-            _publish(candidate, arrays)
-            return _load(kind, candidate)
+            publish_arrays(candidate, arrays)
+            return load_arrays(kind, candidate)
     raise InputError(
         f"cannot write the index of the labels, neither to {candidates[0].parent} nor to "
         f"{candidates[1].parent}: free space, or let XDG_CACHE_HOME be a folder that can be written"
     )
 
 
-def _load(kind: type[AnyArrays], folder: Path) -> AnyArrays:
+def load_arrays(kind: type[AnyArrays], folder: Path) -> AnyArrays:
+    """Arrays of a folder, memory-mapped; any of OSError, ValueError and EOFError if damaged."""
     names = [field.name for field in dataclasses.fields(kind) if field.name != "folder"]
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
     return kind(folder=folder, **{name: np.asarray(array) for name, array in arrays.items()})
 
 
-def _publish(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def publish_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays so that their folder appears whole, whoever else is writing it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=TEMPORARY))
@@ -318,7 +330,7 @@ def _candidates(path: Path) -> list[Path]:
     return [path, cache / "dne" / _digest(os.fsencode(path.parent.resolve())) / path.name]
 
 
-def _digest(*parts: bytes) -> str:
+def _digest(*parts: bytes | memoryview) -> str:
     digest = blake2b(digest_size=8)
     for part in parts:
         digest.update(part)
@@ -359,17 +371,22 @@ def _parse(paths: Sequence[Path], split: str) -> dict[str, np.ndarray]:
     joints = rearrange(joints, "n (h j) xyz -> n h j xyz", h=2)[:, :, INTERHAND_TO_JOINTS]
     return {
         "file_name": name,
+        "annotation": table["annotation"],
         "size": table["size"],
         "hand_type": table["hand_type"],
         "joint_valid": valid & valid[..., :1],
+        "sequence": table["sequence"],
         "frame": frame,
         "camera": camera,
+        "sequence_name": np.array([name.encode() for name in table["sequences"]]),
+        "number": _ids([table["moments"][code][1] for code in np.unique(moments)], data_path),
         "joints": joints / np.float32(1000),
         "known": known,
         "fitted": fitted,
         "pose": pose,
         "betas": betas,
         "transl": transl,
+        "camera_name": np.array([table["views"][code][1].encode() for code in np.unique(views)]),
         "rotation": rotation,
         "position": position / np.float32(1000),
         "focal": focal,
@@ -381,8 +398,9 @@ def _read_data(chunks: Iterable[tuple[str, list]], path: Path) -> dict[str, Any]
     """Columns of annotations and of the images they are of, a row for each annotation.
 
     `moment` and `view` number the pairs (capture, frame) of `moments` and (capture, camera) of
-    `views`.
+    `views`; `sequence` numbers the folders in `sequences`.
     """
+    sequences: dict[str, int] = {}
     moments: dict[tuple[str, str], int] = {}
     views: dict[tuple[str, str], int] = {}
     kinds = {name: i for i, name in enumerate(HAND_TYPES)}
@@ -397,18 +415,24 @@ def _read_data(chunks: Iterable[tuple[str, list]], path: Path) -> dict[str, Any]
             moment = [moments.setdefault(key, len(moments)) for key in keys]
             keys = zip(captures, map(str, cameras), strict=True)
             view = [views.setdefault(key, len(views)) for key in keys]
+            keys = (str(file).rsplit("/", 2)[0] for file in files)
+            sequence = np.array([sequences.setdefault(key, len(sequences)) for key in keys])
             names = np.array([str(file).encode() for file in files])
-            images.append((_ids(ids, path), names, size, np.array(moment), np.array(view)))
+            number = _ids(ids, path)
+            images.append((number, names, size, sequence, np.array(moment), np.array(view)))
         else:
-            ids, kind, valid = _columns(records, ("image_id", "hand_type", "joint_valid"), path)
+            names = ("image_id", "id", "hand_type", "joint_valid")
+            ids, own, kind, valid = _columns(records, names, path)
             kind = [kinds.setdefault(str(k), len(kinds)) for k in kind]
-            labels.append((_ids(ids, path), np.array(kind), _validity(valid, ids, path)))
+            valid = _validity(valid, ids, path)
+            labels.append((_ids(ids, path), _ids(own, path), np.array(kind), valid))
     if not labels:
         raise InputError(f"{path} has no annotations: write or download it again")
-    key, kind, valid = (np.concatenate(column) for column in zip(*labels, strict=True))
+    key, own, kind, valid = (np.concatenate(column) for column in zip(*labels, strict=True))
     if not images:
         raise InputError(f"{path}: an annotation is of image {key[0]}, which is not listed")
-    ids, names, size, moment, view = (np.concatenate(c) for c in zip(*images, strict=True))
+    columns = (np.concatenate(column) for column in zip(*images, strict=True))
+    ids, names, size, sequence, moment, view = columns
     order = np.argsort(ids, kind="stable")
     row = order[np.searchsorted(ids[order], key, side="right") - 1]
     if (lost := ids[row] != key).any():
@@ -423,9 +447,12 @@ def _read_data(chunks: Iterable[tuple[str, list]], path: Path) -> dict[str, Any]
         )
     return {
         "file_name": names[row],
+        "annotation": own,
         "size": size[row].astype(np.int32),
         "hand_type": kind.astype(np.int8),
         "valid": valid,
+        "sequence": sequence[row].astype(np.int32),
+        "sequences": list(sequences),
         "moment": moment[row],
         "view": view[row],
         "moments": list(moments),
@@ -514,7 +541,7 @@ def _columns(records: list, names: tuple[str, ...], path: Path) -> list[tuple]:
     try:
         return list(zip(*map(itemgetter(*names), records), strict=True))
     except (KeyError, TypeError, IndexError):
-        kind = "image" if "id" in names else "annotation"
+        kind = "annotation" if "image_id" in names else "image"
         for record in records:
             known = isinstance(record, dict) and "id" in record
             _fields(
@@ -528,7 +555,8 @@ def _ids(values: Sequence, path: Path) -> np.ndarray:
         return np.array(values, np.int64)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{path}: numbers of images are not whole: write or download the file again"
+            f"{path}: numbers of images, annotations or frames are not whole: write or download "
+            "the file again"
         ) from None
 
 

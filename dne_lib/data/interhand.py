@@ -18,7 +18,7 @@ Rulings:
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,12 +41,16 @@ from dne_lib.data.augment import (
     reduction,
     swap_hands,
 )
-from dne_lib.data.index import HAND_TYPES, fit_hands, missing_images, read_index
+from dne_lib.data.index import Missing, content_digest, fit_hands, missing_images, read_index
+from dne_lib.data.shards import Shards, is_exported
+from dne_lib.data.subsets import chosen, release
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel, matrix_to_rotation_6d
 from dne_lib.rasterize import auxiliary_maps
 
 log = logging.getLogger(__name__)
+
+NONE_MISSING = Missing(np.zeros(0, np.int64), {})
 
 
 class InterHand(Dataset):
@@ -68,16 +72,15 @@ class InterHand(Dataset):
     - crop "2 3": from pixels of the image to pixels of the crop; index "": int64
 
     Args:
-        root: folder with images/ and annotations/.
+        root: folder with images/ and annotations/, or one that `dne export` wrote.
         split: train, val or test.
         config: sizes of image and maps, ridge of the camera.
-        data: hand model, crop and augmentation.
+        data: which images, hand model, crop and augmentation.
         augment: change samples at random.
         seed: of the augmentation.
-        hand_type: only images of one hand, or only of two; None is all.
 
     Raises:
-        InputError: see `read_index` and `HandModel`; no image is left.
+        InputError: see `read_index`, `chosen` and `HandModel`; no image is left.
     """
 
     def __init__(
@@ -88,41 +91,46 @@ class InterHand(Dataset):
         data: DataConfig,
         augment: bool,
         seed: int = 0,
-        hand_type: Literal["single", "interacting"] | None = None,
     ):
-        self.images = root / "images" / split
+        self.root, self.images = root, root / "images" / split
         self.config, self.data, self.augment, self.seed = config, data, augment, seed
         self.hands = HandModel(data.mano)
         self.topology = self.hands.topology
-        index = self.labels = read_index(root, split)
+        self.shards = Shards(root, split) if is_exported(root, split) else None
+        index = self.labels = read_index(root, split) if self.shards is None else self.shards.index
         fits = self.fits = fit_hands(index, self.hands)
         limit = np.inf if data.max_fit_error is None else data.max_fit_error
         self.poor = fits.error > limit
-        missing = missing_images(index, self.images)
+        missing = NONE_MISSING if self.shards else missing_images(index, self.images)
 
-        present, poor = fits.present, self.poor[index.frame]
+        used = chosen(index, root, split, data)
+        present, poor = fits.present & used[:, None], self.poor[index.frame]
         left = present & ~poor
         usable = left[:, 0] | left[:, 1]
         if dropped := int((present & poor).sum()):
             log.warning("%s: left out %d of %d hands, whose MANO joints are more than %g mm off",
                         self.images, dropped, present.sum(), limit)  # fmt: skip
-        if dropped := int((~usable).sum()):
+        if dropped := int((used & ~usable).sum()):
             log.warning("%s: dropped %d of %d images, which show no hand with a usable fit",
-                        self.images, dropped, len(usable))  # fmt: skip
+                        self.images, dropped, used.sum())  # fmt: skip
         if len(missing.rows):
             log.warning("%s: dropped %d of %d images, which are not there (%s): unpack the parts "
                         "of InterHand2.6M that hold them",
-                        self.images, len(missing.rows), len(usable), missing.where())  # fmt: skip
-            usable[missing.rows] = False
-        if hand_type is not None:
-            usable &= (index.hand_type == HAND_TYPES.index("interacting")) == (
-                hand_type == "interacting"
-            )
-        self.rows = np.flatnonzero(usable)
+                        self.images, len(missing.rows), len(used), missing.where())  # fmt: skip
+        there = usable.copy()
+        there[missing.rows] = False
+        self.rows = np.flatnonzero(there)
+        self.counts = {
+            "listed": len(used),
+            "chosen": int(used.sum()),
+            "usable": int(usable.sum()),
+            "used": len(self.rows),
+        }
         if not len(self.rows):
             raise InputError(
-                f"{root} has no usable {hand_type or ''} image in {split}: check its MANO file, "
-                "its images and data.max_fit_error, or choose another split"
+                f"{root} has no usable image in {split} (annotation {data.annotation}, hand type "
+                f"{data.hand_type}, every {data.every}): check its MANO file, its images and "
+                "data.max_fit_error, or choose another split"
             )
         # Shared memory, so that workers which outlive an epoch learn of the next one.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -134,8 +142,28 @@ class InterHand(Dataset):
         """Draw other changes from now on, in workers that are already running too."""
         self.epoch.fill_(epoch)
 
+    def record(self) -> dict[str, Any]:
+        """Which images these are, for a results file; `counts` tells what was left out."""
+        options = ("annotation", "hand_type", "every", "max_fit_error")
+        return {
+            "release": release(self.root, self.labels),
+            "labels": content_digest(self.labels),
+            "split": self.images.name,
+            **{name: getattr(self.data, name) for name in options},
+            "counts": self.counts,
+        }
+
+    def groups(self) -> dict[str, list[str]]:
+        """The sequence, and the camera, of every sample."""
+        index = self.labels
+        names = {
+            "sequences": index.sequence_name[index.sequence[self.rows]],
+            "cameras": index.camera_name[index.camera[self.rows]],
+        }
+        return {way: [name.decode() for name in of.tolist()] for way, of in names.items()}
+
     def path(self, index: int) -> Path:
-        """The image file of a sample."""
+        """The image file of a sample, as in the tree."""
         return self.images / bytes(self.labels.file_name[self.rows[index]]).decode()
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -153,6 +181,24 @@ class InterHand(Dataset):
         epoch = int(self.epoch)
         rngs = [np.random.default_rng((self.seed, epoch, i)) for i in indices]
         changes = [draw(rng, self.data) if self.augment else Augmentation() for rng in rngs]
+        return self._samples(indices, changes, rngs)
+
+    def changed(self, index: int, change: Augmentation) -> dict[str, Tensor]:
+        """A sample after the change given, whatever `augment` says.
+
+        Raises:
+            InputError: see `__getitems__`.
+        """
+        index = range(len(self))[index]
+        rng = np.random.default_rng((self.seed, int(self.epoch), index))
+        return self._samples([index], [change], [rng])[0]
+
+    def _samples(
+        self,
+        indices: list[int],
+        changes: list[Augmentation],
+        rngs: list[np.random.Generator],
+    ) -> list[dict[str, Tensor]]:
         targets = self._targets(self.rows[indices], changes)
         images = [
             self._image(i, affine, change, rng)
@@ -174,7 +220,11 @@ class InterHand(Dataset):
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "3 size size"]:
         reduced = reduction(affine)
-        image = read_image(self.path(index), self.labels.size[self.rows[index]], reduced)
+        path, row = self.path(index), int(self.rows[index])
+        if self.shards is None:
+            image = read_image(path, self.labels.size[row], reduced)
+        else:
+            image = decode(self.shards.read(row), path, self.labels.size[row], reduced)
         crop = crop_image(image, affine, self.config.image_size, reduced)
         return change_colours(crop, change, rng)
 
@@ -285,6 +335,17 @@ def read_image(
             f"cannot read image {path} ({error.strerror}), which the annotations list: "
             "write or unpack the images again"
         ) from None
+    return decode(encoded, path, size, reduced)
+
+
+def decode(
+    encoded: bytes, path: Path, size: Int[np.ndarray, "2"], reduced: int = 1
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode the content of an image file; see `read_image`.
+
+    Args:
+        path: of the file, for error messages.
+    """
     # OpenCV fills what is missing of a JPEG with grey and does not say so: look for its end.
     whole = not encoded.startswith(b"\xff\xd8") or b"\xff\xd9" in encoded[-1024:]
     flag = {

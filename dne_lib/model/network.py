@@ -47,6 +47,8 @@ def check_model_config(config: ModelConfig) -> None:
         raise InputError(f"model.backbone is {config.backbone!r}: use resnet18 or resnet50")
     if config.stages not in (2, 3, 4):
         raise InputError(f"model.stages is {config.stages}: keep 2, 3 or 4 stages of the ResNet")
+    if config.estimator not in ("mlp", "graph"):
+        raise InputError(f"model.estimator is {config.estimator!r}: use mlp or graph")
     if config.image_size % 2 ** (config.stages + 1) or config.image_size < 32:
         multiple = 2 ** (config.stages + 1)
         raise InputError(f"model.image_size is {config.image_size}: use a multiple of {multiple}")
@@ -78,16 +80,16 @@ class DualNoiseNetwork(nn.Module):
         self.encoder = Encoder(config)
         self.auxiliary = AuxiliaryBlock(config.channels)
         self.coarse = CoarseRegressor(config.channels, self.hands)
-        places = torch.from_numpy(self.hands.topology.places).float()
+        topology = self.hands.topology
         self.regressor = None
         if config.noise_2d:
             self.regressor = (
-                AttentionRegressor(config.channels, places)
+                AttentionRegressor(config.channels, torch.from_numpy(topology.places).float())
                 if config.regressor == "attention"
                 else CoordinateRegressor(config.feature_size, config.channels)
             )
         self.refiners = nn.ModuleList(
-            DualNoiseModule(config, places) for _ in range(config.modules)
+            DualNoiseModule(config, topology) for _ in range(config.modules)
         )
 
     def forward(

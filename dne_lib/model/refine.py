@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from dne_lib.camera import project, ridge_camera
 from dne_lib.config import VERTICES, ModelConfig
+from dne_lib.mano import HandTopology
 from dne_lib.model.coarse import pixel_centres
 from dne_lib.model.encoder import conv_block
+from dne_lib.model.graph import GraphAttention, linear_on_parts, one_ring
 from dne_lib.model.noise import sample_noise
 
 SMALLEST_SCALE = 0.1  # of a camera, NDC per hand unit: a hand a tenth of the image wide
@@ -94,13 +96,11 @@ def three_views(
 class ConcatMLP(nn.Module):
     """Concatenation followed by an MLP, as the paper realises phi and varphi.
 
-    A linear layer on a concatenation is the sum of linear layers on its parts, which spares the
-    widest array of the network. The last layer starts at zero: a fresh module moves nothing.
+    The last layer starts at zero: a fresh module moves nothing.
     """
 
     def __init__(self, inputs: list[int], hidden: int, outputs: int):
         super().__init__()
-        self.inputs = inputs
         self.first = nn.Linear(sum(inputs), hidden)
         self.second = nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, outputs)
@@ -109,10 +109,8 @@ class ConcatMLP(nn.Module):
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Parts share all axes but the last; axes of size one broadcast."""
-        weights = self.first.weight.split(self.inputs, dim=1)
-        pairs = zip(parts, weights, strict=True)
-        x = self.first.bias + sum(F.linear(part, weight) for part, weight in pairs)
-        return self.last(F.gelu(self.second(F.gelu(x)))).float()
+        x = F.gelu(linear_on_parts(self.first, parts))
+        return self.last(F.gelu(self.second(x))).float()
 
 
 def fourier(places: Float[Tensor, "v 3"], octaves: int = 4) -> Float[Tensor, "v k"]:
@@ -217,24 +215,30 @@ class Refinement(NamedTuple):
 class DualNoiseModule(nn.Module):
     """Refines vertices, their image points and the camera of each hand."""
 
-    def __init__(self, config: ModelConfig, places: Float[Tensor, "778 3"]):
+    def __init__(self, config: ModelConfig, topology: HandTopology):
         super().__init__()
         self.config = config
-        c, hidden = config.channels, 2 * config.channels
+        c = config.channels
         where, own = [], []  # inputs the paper does not have: see the configuration
         if config.vertex_embedding:
             # Started where DensePose puts the vertex, which is what the features speak of.
-            waves = fourier(places)
+            waves = fourier(torch.from_numpy(topology.places).float())
             mix = torch.randn(waves.shape[1], config.vertex_embedding) / waves.shape[1] ** 0.5
             self.embedding = nn.Parameter((waves @ mix).repeat(2, 1, 1))
             where += [config.vertex_embedding]
         if config.vertex_coordinates:
             where += [3 + 2 + 2 + 2]
             own = [c]
+
+        def estimator(inputs: list[int], outputs: int) -> nn.Module:
+            if config.estimator == "graph":
+                return GraphAttention(inputs, outputs, one_ring(topology.faces))
+            return ConcatMLP(inputs, 2 * c, outputs)
+
         if config.noise_2d:
-            self.phi = ConcatMLP([c, c, *where], hidden, 2)
+            self.phi = estimator([c, c, *where], 2)
         if config.noise_3d:
-            self.varphi = ConcatMLP([c, c, c, *own, *where], hidden, 3)
+            self.varphi = estimator([c, c, c, *own, *where], 3)
         self.score = nn.Sequential(nn.Linear(3 * c + 2, c), nn.GELU(), nn.Linear(c, 1))
 
     def forward(

@@ -15,7 +15,7 @@ from dne_lib import mano
 from dne_lib.camera import ndc_to_pixels, ridge_camera
 from dne_lib.config import HAND_UNIT, DataConfig, ModelConfig
 from dne_lib.data import synthesize
-from dne_lib.data.augment import crop_image
+from dne_lib.data.augment import Augmentation, crop_image, draw
 from dne_lib.data.interhand import InterHand, read_image
 from dne_lib.files import InputError
 from dne_lib.mano import JOINTS_TO_INTERHAND, HandModel, rotation_6d_to_matrix
@@ -166,8 +166,8 @@ def tree(drawn, tmp_path):
     return tmp_path / "tree"
 
 
-def dataset(root, augment=False, config=SMALL, **options):
-    return InterHand(root, "train", config, DataConfig(), augment, **options)
+def dataset(root, augment=False, config=SMALL, seed=0, **options):
+    return InterHand(root, "train", config, DataConfig(**options), augment, seed)
 
 
 def edit(tree, name, change):
@@ -306,7 +306,7 @@ def test_single_hand_images_never_mark_the_other_hand(drawn, tree):
     edit(tree, "MANO_NeuralAnnot", lambda v: v["0"]["0"].update(left=v["0"]["1"]["left"]))
     edit(tree, "data", lambda v: [a.update(joint_valid=[1] * 42) for a in v["annotations"]])
     for augment in (False, True):
-        data = dataset(tree, augment, hand_type="single")
+        data = dataset(tree, augment, hand_type="SH")
         assert len(data) == 4
         for i, sample in enumerate(data[j] for j in range(4)):
             hand = int(i >= 2) ^ flipped(sample)
@@ -334,7 +334,7 @@ def test_single_hand_images_never_mark_the_other_hand(drawn, tree):
 
 def test_hand_types(drawn):
     assert len(dataset(drawn[0])) == 8
-    interacting = dataset(drawn[0], hand_type="interacting")
+    interacting = dataset(drawn[0], hand_type="IH")
     assert len(interacting) == 4
     assert all(interacting[i]["interacting"] for i in range(4))
     assert interacting.path(0) == dataset(drawn[0]).path(4)
@@ -359,6 +359,18 @@ def test_samples_are_functions_of_seed_epoch_and_index(drawn):
     assert same(data[-3], first)
     with pytest.raises(IndexError):
         data[8]
+
+
+def test_a_change_can_be_chosen(drawn):
+    plain, data = dataset(drawn[0]), dataset(drawn[0], augment=True, seed=3, noise=0.0)
+    drawn_by_chance = draw(np.random.default_rng((3, 0, 2)), data.data)
+    for chosen, expected in (
+        (plain.changed(2, drawn_by_chance), data[2]),
+        (data.changed(-6, Augmentation()), plain[2]),
+    ):
+        assert all(torch.equal(chosen[name], expected[name]) for name in expected)
+    with pytest.raises(IndexError):
+        plain.changed(len(plain), drawn_by_chance)
 
 
 def test_living_workers_learn_of_the_epoch(drawn):

@@ -84,8 +84,9 @@ def test_sampling_at_inference_is_an_option(hands, image):
     assert len(network(image, samples=5).stages[-1].samples) == 5
 
 
-def test_gradients_reach_every_parameter(hands, image):
-    network = build(hands).train()
+@pytest.mark.parametrize("estimator", ["mlp", "graph"])
+def test_gradients_reach_every_parameter(hands, image, estimator):
+    network = build(hands, estimator=estimator).train()
     out = network(image)
     loss = sum(maps.square().mean() for maps in out.auxiliary)
     loss = loss + sum(value.square().mean() for value in out.parameters[:3])
@@ -175,6 +176,7 @@ def test_presets_run(hands, name):
     ("change", "names"),
     [
         ({"backbone": "vgg"}, "backbone"),
+        ({"estimator": "gcn"}, "estimator"),
         ({"stages": 1}, "stages"),
         ({"image_size": 100}, "image_size"),
         ({"feature_size": 32}, "feature_size"),

@@ -95,7 +95,8 @@ def test_concat_mlp_is_an_mlp_on_the_concatenation(generator):
     torch.testing.assert_close(mlp(parts), mlp.last(torch.nn.functional.gelu(mlp.second(x))))
 
 
-PLACES = torch.from_numpy(HandModel().topology.places).float()
+TOPOLOGY = HandModel().topology
+PLACES = torch.from_numpy(TOPOLOGY.places).float()
 WHERE = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
 
 
@@ -146,15 +147,16 @@ def inputs(generator):
 
 def build(**changes):
     torch.manual_seed(0)
-    module = DualNoiseModule(ModelConfig(channels=8, feature_size=16, **changes), PLACES)
+    module = DualNoiseModule(ModelConfig(channels=8, feature_size=16, **changes), TOPOLOGY)
     for name, parameter in module.named_parameters():
         if "last" in name:  # a fresh module moves nothing: stir it
             torch.nn.init.normal_(parameter, std=0.1)
     return module
 
 
-def test_a_fresh_module_keeps_the_mesh(inputs):
-    module = DualNoiseModule(ModelConfig(channels=8), PLACES)
+@pytest.mark.parametrize("estimator", ["mlp", "graph"])
+def test_a_fresh_module_keeps_the_mesh(inputs, estimator):
+    module = DualNoiseModule(ModelConfig(channels=8, estimator=estimator), TOPOLOGY)
     torch.testing.assert_close(module(**inputs).vertices[0], inputs["vertices"])
 
 
@@ -209,7 +211,13 @@ def test_selection_takes_the_best_score_or_the_first(inputs, generator):
 
 
 @pytest.mark.parametrize(
-    "change", [{"vertex_embedding": 0}, {"vertex_coordinates": False}, {"voxel_grid": 4}]
+    "change",
+    [
+        {"vertex_embedding": 0},
+        {"vertex_coordinates": False},
+        {"voxel_grid": 4},
+        {"estimator": "graph"},
+    ],
 )
 def test_other_switches_change_the_result(inputs, change):
     assert not torch.allclose(build()(**inputs).vertices, build(**change)(**inputs).vertices)

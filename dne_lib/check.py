@@ -1,0 +1,209 @@
+"""What there is of a data set, whether it is whole, and whether its labels lie on its images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dne_lib.camera import ndc_to_pixels
+from dne_lib.config import DataConfig, ModelConfig
+from dne_lib.data.augment import apply_affine
+from dne_lib.data.index import Fits, Index, content_digest, fit_hands, missing_images, read_index
+from dne_lib.data.interhand import InterHand
+from dne_lib.data.shards import Shards, is_exported
+from dne_lib.data.subsets import PUBLISHED, by_humans, human_list, interacting, is_builtin, release
+from dne_lib.files import InputError, claim_folder
+from dne_lib.mano import SKELETON, HandModel
+from dne_lib.plots import contact_sheet, draw_hands, enlarged, placed, save_figure
+
+PICTURES, ACROSS = 16, 4
+SIZE = 256  # pixels of a picture
+# Right, left; far from skin, and from each other.
+MESH_COLOURS = np.array([[0.9, 0.15, 0.4], [0.15, 0.35, 0.95]], np.float32)
+JOINT_COLOURS = ((255, 235, 0), (0, 255, 140))
+POOR = 20.0  # mm: a fit that is farther off is hardly one
+
+
+def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> Iterator[str]:
+    """Say what is in a tree, split by split, and draw meshes and joints over some of its images.
+
+    Args:
+        mano: folder of the licensed MANO files; None: the built-in hand.
+        output: folder for a sheet of pictures of each split.
+        seed: another one draws other images.
+
+    Yields:
+        Lines to print, as the work goes on.
+
+    Raises:
+        InputError: no split is there, or one cannot be used (which one, and why, is yielded).
+    """
+    splits = [
+        split
+        for split in PUBLISHED
+        if (root / "annotations" / split).is_dir() or is_exported(root, split)
+    ]
+    if not splits:
+        old = (root / "annotations" / "all").is_dir()
+        raise InputError(
+            f"{root} holds no annotations/train, val or test"
+            + (": this is InterHand2.6M v0.0, get v1.0" if old else ": give the folder above them")
+        )
+    claim_folder(output, "check")
+    hands, bad = HandModel(mano), []
+    if mano is None and not is_builtin(root):
+        yield "hand model: the built-in one, for which these labels were not made: give --mano"
+    for split in PUBLISHED:
+        if split not in splits:
+            yield f"{split}: not there"
+            continue
+        try:
+            yield from describe_split(root, split, hands)
+            dataset = InterHand(root, split, ModelConfig(), DataConfig(mano=mano), augment=False)
+            yield f"  usable: {dataset.counts['used']:,} images"
+            path = output / f"{split}.png"
+            sheet(dataset, path, seed)
+            yield f"  look at {path}: do meshes and joints lie on the hands?"
+        except InputError as error:
+            bad.append(split)
+            yield f"  {split} CANNOT BE USED: {error}"
+    if bad:
+        raise InputError(f"{root}: {', '.join(bad)} cannot be used as it is, see above")
+
+
+def describe_split(root: Path, split: str, hands: HandModel) -> Iterator[str]:
+    """Lines on the labels, images and fits of a split.
+
+    Raises:
+        InputError: see `read_index` and `by_humans`.
+    """
+    yield f"{split}:"
+    packed = Shards(root, split) if is_exported(root, split) else None
+    index = read_index(root, split) if packed is None else packed.index
+    two = int(interacting(index).sum())
+    counts = (len(index.file_name) - two, two)
+    yield f"  labels: {release(root, index)}, digest {content_digest(index)}"
+    captures = {name.split(b"/")[0] for name in index.sequence_name.tolist()}
+    yield (
+        f"  listed: {numbers(counts)}; {len(index.number):,} frames in {len(captures)} captures, "
+        f"{len(index.sequence_name)} sequences, {len(np.unique(index.camera_name))} cameras"
+    )
+    if not is_builtin(root) and packed is None:
+        yield f"  {compared(counts, PUBLISHED[split]['H+M'])}"
+    if human_list(root, split) is not None:
+        human = by_humans(index, root, split)
+        two = int((human & interacting(index)).sum())
+        counts = (int(human.sum()) - two, two)
+        yield f"  annotated by humans: {numbers(counts)}"
+        yield f"  {compared(counts, PUBLISHED[split].get('H', (0, 0)))}"
+    elif "H" in PUBLISHED[split] and not is_builtin(root):
+        yield "  annotated by humans: no list, which only data.annotation H and M need"
+    if packed is not None:
+        yield f"  images: all there, in {len(packed.names)} tar files"
+    elif len((missing := missing_images(index, root / "images" / split)).rows):
+        gone = len(missing.rows)
+        there = len(index.file_name) - gone
+        yield f"  images: {there:,} there, {gone:,} MISSING: {missing.where()}"
+    else:
+        yield "  images: all there"
+    yield from describe_fits(index, fit_hands(index, hands))
+
+
+def describe_fits(index: Index, fits: Fits) -> Iterator[str]:
+    """Lines on how far MANO's joints are from the triangulated ones."""
+    yield (
+        f"  MANO: {int(index.fitted.any(1).sum()):,} of {len(index.number):,} frames have "
+        f"parameters; {int(fits.present.sum()):,} hands are in view"
+    )
+    error = fits.error[index.fitted & index.known.any(-1)]
+    if not len(error):
+        return
+    middle, high = np.percentile(error, (50, 95))
+    poor = int((error > POOR).sum())
+    yield (
+        f"  MANO's joints to the triangulated ones: median {middle:.1f} mm, 95 % below "
+        f"{high:.1f} mm, {poor:,} of {len(error):,} hands above {POOR:.0f} mm"
+        + (" (data.max_fit_error leaves them out)" if poor else "")
+    )
+    if middle > POOR:
+        yield "  THE LABELS DO NOT FIT THE HAND MODEL: wrong MANO files, or units"
+
+
+def numbers(counts: tuple[int, int]) -> str:
+    """Counts of single-hand and interacting-hand images, and of all."""
+    return f"{sum(counts):,} images ({counts[0]:,} SH + {counts[1]:,} IH)"
+
+
+def compared(counts: tuple[int, int], published: tuple[int, int]) -> str:
+    """Whether counts are the published ones of the 5 fps release, or else which those are."""
+    if counts == published:
+        return "as published"
+    return f"NOT AS PUBLISHED for 5 fps: {numbers(published)}"
+
+
+def sheet(dataset: InterHand, path: Path, seed: int) -> None:
+    """Draw images beside their overlays into a file.
+
+    Raises:
+        InputError: an image cannot be read, or the file not be written.
+    """
+    count = min(PICTURES, len(dataset))
+    picked = np.random.default_rng(seed).choice(len(dataset), count, replace=False)
+    picked = np.sort(picked).tolist()
+    pictures = []
+    for i in picked:
+        sample = dataset[i]
+        pictures += [enlarged(sample["image"].numpy(), SIZE), overlay(dataset, sample)]
+    across = min(ACROSS, count)
+    blank = np.ones((SIZE, SIZE, 3), np.float32)
+    pictures += [blank] * (-len(pictures) % (2 * across))
+    rows = [pictures[i : i + 2 * across] for i in range(0, len(pictures), 2 * across)]
+    labels = [f"#{', #'.join(map(str, picked[i : i + across]))}" for i in range(0, count, across)]
+    save_figure(contact_sheet(rows, ["image", "mesh, joints"] * across, labels), path)
+
+
+def overlay(dataset: InterHand, sample: dict[str, Tensor]) -> Float[np.ndarray, "size size 3"]:
+    """MANO's mesh and the triangulated joints over a crop: labels that are stored independently.
+
+    Args:
+        sample: of the data set, without augmentation.
+    """
+    values = {name: value.numpy() for name, value in sample.items()}
+    picture = draw_hands(
+        enlarged(values["image"], SIZE),
+        ndc_to_pixels(values["vertices_2d"], SIZE),
+        placed(values["vertices"], values["camera"]),
+        dataset.topology.faces,
+        values["present"],
+        np.broadcast_to(MESH_COLOURS[:, None], values["vertices"].shape),
+        opacity=0.5,
+    )
+    points, seen = triangulated(dataset, sample)
+    canvas = np.ascontiguousarray((picture * 255).round().astype(np.uint8))
+    points = ((points + 0.5) * (SIZE / dataset.config.image_size) - 0.5) * 16
+    for hand, colour in enumerate(JOINT_COLOURS):
+        pixels = [tuple(map(int, point)) for point in points[hand].round()]
+        for joint, parent in enumerate(SKELETON):
+            if not seen[hand, joint]:
+                continue
+            if parent >= 0 and seen[hand, parent]:
+                cv2.line(canvas, pixels[parent], pixels[joint], colour, 1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, pixels[joint], 32, colour, -1, cv2.LINE_AA, 4)
+    return canvas.astype(np.float32) / 255
+
+
+def triangulated(
+    dataset: InterHand, sample: dict[str, Tensor]
+) -> tuple[Float[np.ndarray, "2 21 2"], Bool[np.ndarray, "2 21"]]:
+    """Joints of the joint_3d file in pixels of the crop, and which of them can be shown."""
+    index = dataset.labels
+    row = dataset.rows[int(sample["index"])]
+    frame, camera = index.frame[row], index.camera[row]
+    points = (index.joints[frame] - index.position[camera]) @ index.rotation[camera].T
+    seen = index.known[frame] & sample["present"].numpy()[:, None] & (points[..., 2] > 0)
+    pixels = points[..., :2] / np.where(seen, points[..., 2], 1)[..., None]
+    pixels = pixels * index.focal[camera] + index.principal[camera]
+    return apply_affine(np.where(seen[..., None], pixels, 0), sample["crop"].numpy()), seen

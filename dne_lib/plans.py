@@ -1,0 +1,243 @@
+"""Plans of ablations: which variants are trained with which seeds, and which tables they make.
+
+A plan is a YAML file; `scripts/plans/` has the paper's and ours. Its keys:
+
+- title: a line; preset: tiny or paper
+- render: train, val, test, seed of the built-in data, drawn into data.root unless it is there
+- images: of the test split to evaluate on, evenly spaced
+- seeds: whole numbers; every variant is trained once with each
+- set: fields of the configuration shared by all ("train.steps: 500")
+- coarse: a list of legs of the coarse stage, each a `set` of its own. The last one's weights are
+  where every variant starts. Without it they start at train.initial
+- variants: a list; each has a name and
+    - set: the fields in which it differs, or
+    - of: evaluate the network of that variant in another way, by samples (draws of the noise in
+      every module, of which the confidence head takes the best) and set (switches of the model)
+- tables: by name, title, metrics (mpjpe, mpvpe, mpvpe_2d) and rows. A row is a variant, measured
+  after its last module, or "variant, coarse" or "variant, module 1"
+- claims: a list; `row` is said to have a lower error than `over` in `metric`. `paper` is the
+  change that the paper reports, as a fraction
+"""
+
+import dataclasses
+import re
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from dne_lib.config import Config, preset
+from dne_lib.files import InputError
+from dne_lib.model.network import check_model_config
+
+Metric = Literal["mpjpe", "mpvpe", "mpvpe_2d"]
+# What can be changed after training: everything else is in the weights or in what they learned.
+SWITCHES = (
+    "model.selection",
+    "model.camera_correction",
+    "model.ridge",
+    "model.gamma",
+    "model.delta",
+)
+STAGE = re.compile(r", (coarse|module \d+)$")  # at the end of a row's name
+
+
+@dataclass
+class Render:
+    """The built-in data of a plan."""
+
+    train: int
+    test: int
+    seed: int
+    val: int = 0
+
+
+@dataclass
+class Variant:
+    """One way to train, or to evaluate what another variant trained."""
+
+    name: str
+    set: dict[str, Any] = field(default_factory=dict)
+    of: str | None = None
+    samples: int = 0
+
+    @property
+    def slug(self) -> str:
+        """The name as a file's name."""
+        plain = self.name.lower().replace("ε", "e")
+        return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+
+
+@dataclass
+class Table:
+    """Rows of variants, columns of metrics."""
+
+    title: str
+    metrics: list[Metric]
+    rows: list[str]
+
+
+@dataclass
+class Claim:
+    """That one row's error is lower than another's."""
+
+    claim: str
+    row: str
+    over: str
+    metric: Metric
+    paper: float | None = None
+
+
+@dataclass
+class Plan:
+    """What a plan file says; see the module's text."""
+
+    title: str
+    preset: Literal["tiny", "paper"]
+    seeds: list[int]
+    variants: list[Variant]
+    tables: dict[str, Table]
+    set: dict[str, Any] = field(default_factory=dict)
+    render: Render | None = None
+    images: int | None = None
+    coarse: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+
+    def config(self, values: dict[str, Any], seed: int = 0) -> Config:
+        """The configuration of a run, with a variant's or a leg's own values."""
+        return override(preset(self.preset), {**self.set, **values, "train.seed": seed})
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and check all of it, so that no mistake shows up hours later.
+
+    Raises:
+        InputError: it is no YAML, has unknown or missing keys, sets fields that do not exist or to
+            values they cannot have, or names a variant that it does not define.
+    """
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"cannot read the plan {path} ({error.strerror}): check its name"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"the plan {path} is not valid YAML: {error}") from None
+    try:
+        plan = _fitting(values, Plan, "the plan")
+        _check(plan)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    """Everything in a plan that refers to something else."""
+    slugs = [variant.slug for variant in plan.variants]
+    if not plan.seeds or not slugs or len(set(plan.seeds)) < len(plan.seeds):
+        raise InputError("give at least one variant and one seed, and no seed twice")
+    if len(set(slugs)) < len(slugs) or {"", "coarse"} & set(slugs):
+        raise InputError("give every variant a name of its own, in letters; coarse is taken")
+    for leg in plan.coarse:
+        check_model_config(plan.config(leg).model)
+    trained = {variant.name: variant for variant in plan.variants if variant.of is None}
+    for variant in plan.variants:
+        if variant.of is None:
+            check_model_config(plan.config(variant.set).model)
+            if variant.samples:
+                raise InputError(f"{variant.name}: samples goes with `of`, the variant to evaluate")
+            continue
+        if variant.of not in trained:
+            raise InputError(f"{variant.name}: of: no variant {variant.of!r} is trained")
+        plan.config({**trained[variant.of].set, **variant.set})
+        if other := [name for name in variant.set if name not in SWITCHES]:
+            raise InputError(
+                f"{variant.name}: {other[0]} is settled by training: set {', '.join(SWITCHES)}, or "
+                "train a variant of its own"
+            )
+    named = {variant.name for variant in plan.variants}
+    rows = [(f"tables: {name}", row) for name, table in plan.tables.items() for row in table.rows]
+    rows += [
+        (f"claims: {each.claim}", row) for each in plan.claims for row in (each.row, each.over)
+    ]
+    for where, row in rows:
+        if row not in named and STAGE.sub("", row) not in named:
+            raise InputError(f"{where}: no variant {row!r}")
+
+
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """A configuration with some fields changed.
+
+    Args:
+        values: by dotted name, "train.steps".
+
+    Raises:
+        InputError: there is no such field, or the value is not of its kind.
+    """
+    parts = {part: dataclasses.replace(value) for part, value in vars(config).items()}
+    for name, value in values.items():
+        part, _, key = str(name).partition(".")
+        hints = get_type_hints(type(parts[part])) if part in parts else {}
+        if key not in hints:
+            raise InputError(f"{name} is no field of the configuration: see dne_lib/config.py")
+        setattr(parts[part], key, _fitting(value, hints[key], name))
+    return Config(**parts)
+
+
+def _fitting(value: Any, kind: Any, name: str) -> Any:
+    """A value read from YAML as its annotation wants it.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    if kind is Any:
+        return value
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        (kind,) = (each for each in arguments if each is not types.NoneType)
+        return _fitting(value, kind, name)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is list and isinstance(value, list):
+        return [_fitting(each, arguments[0], name) for each in value]
+    if origin is dict and isinstance(value, dict):
+        return {key: _fitting(each, arguments[1], f"{name}: {key}") for key, each in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _dataclass(value, kind, name)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    if origin is Literal:
+        wanted = "one of " + ", ".join(map(str, arguments))
+    else:
+        plain = {
+            str: "text",
+            list: "a list",
+            int: "a whole number",
+            bool: "true or false",
+            float: "a number",
+        }
+        wanted = plain.get(origin or kind, "`key: value` lines")
+    hint = " (1e-3 is text to YAML: write 1.0e-3)" if kind is float else ""
+    raise InputError(f"{name} is {value!r}: give {wanted}{hint}")
+
+
+def _dataclass(values: dict[Any, Any], kind: Any, name: str) -> Any:
+    """A dataclass from a mapping of its fields."""
+    hints = get_type_hints(kind)
+    missing = dataclasses.MISSING
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is missing is f.default_factory}
+    if wrong := [*sorted(map(str, values.keys() - hints)), *sorted(needed - values.keys())]:
+        raise InputError(
+            f"{name}: unknown or missing {', '.join(wrong)}: its keys are {', '.join(hints)}"
+        )
+    return kind(
+        **{key: _fitting(each, hints[key], f"{name}: {key}") for key, each in values.items()}
+    )

@@ -1,0 +1,139 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dne_lib.config import Config, preset
+from dne_lib.files import InputError
+from dne_lib.plans import override, read_plan
+
+PLANS = sorted((Path(__file__).parent.parent / "scripts" / "plans").glob("*.yaml"))
+
+GOOD = {
+    "title": "A plan",
+    "preset": "tiny",
+    "seeds": [0, 1],
+    "set": {"train.steps": 3, "train.learning_rate": 1},
+    "variants": [
+        {"name": "Full DNE"},
+        {"name": "+ε2d", "set": {"model.noise_3d": False}},
+        {"name": "8 samples", "of": "Full DNE", "samples": 8, "set": {"model.selection": False}},
+    ],
+    "tables": {
+        "one": {"title": "One", "metrics": ["mpvpe"], "rows": ["Full DNE, coarse", "+ε2d"]},
+    },
+    "claims": [
+        {"claim": "2D helps", "row": "+ε2d", "over": "Full DNE, module 1", "metric": "mpvpe_2d"}
+    ],
+}
+
+
+def written(tmp_path, values):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True))
+    return path
+
+
+def test_a_plan_is_read_and_configures_its_runs(tmp_path):
+    plan = read_plan(written(tmp_path, GOOD))
+    assert [variant.slug for variant in plan.variants] == ["full-dne", "e2d", "8-samples"]
+    config = plan.config(plan.variants[1].set, seed=5)
+    assert config.train.seed == 5
+    assert config.train.steps == 3
+    assert config.train.learning_rate == 1.0
+    assert not config.model.noise_3d
+    assert config.loss == preset("tiny").loss
+    assert plan.tables["one"].rows == ["Full DNE, coarse", "+ε2d"]
+    assert plan.claims[0].paper is None
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_the_plans_that_come_with_the_package(path):
+    plan = read_plan(path)
+    assert len(plan.seeds) >= 3
+    assert {row for table in plan.tables.values() for row in table.rows}
+
+
+def test_every_field_can_be_overridden():
+    whole = Config()
+    values = {
+        f"{part}.{f.name}": getattr(getattr(whole, part), f.name)
+        for part in ("model", "data", "loss", "train")
+        for f in dataclasses.fields(getattr(whole, part))
+    }
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    changed = override(preset("tiny"), values)
+    assert changed == whole
+    assert override(whole, {"data.mano": "here"}).data.mano == Path("here")
+    assert whole.data.mano is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train.step": 3}, "train.step is no field"),
+        ({"steps": 3}, "steps is no field"),
+        ({"optimizer.steps": 3}, "optimizer.steps is no field"),
+        ({"train.steps": 3.5}, "train.steps is 3.5: give a whole"),
+        ({"train.steps": True}, "train.steps is True: give a whole"),
+        ({"model.sampling": 1}, "model.sampling is 1: give true or"),
+        ({"train.learning_rate": "1e-3"}, r"write 1\.0e-3"),
+        ({"train.schedule": "linear"}, "give one of paper, cosine"),
+        ({"train.initial": 3}, "train.initial is 3: give text"),
+    ],
+)
+def test_values_that_do_not_fit(values, message):
+    with pytest.raises(InputError, match=message):
+        override(Config(), values)
+
+
+def without(key):
+    return {k: v for k, v in GOOD.items() if k != key}
+
+
+def with_variant(**variant):
+    return {**GOOD, "variants": [*GOOD["variants"], variant]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1], "the plan is"),
+        (without("seeds"), "missing seeds"),
+        ({**GOOD, "stepps": 1}, "missing stepps"),
+        ({**GOOD, "seeds": []}, "at least one"),
+        ({**GOOD, "seeds": [1, 1]}, "no seed twice"),
+        ({**GOOD, "seeds": "0"}, "seeds is '0'"),
+        ({**GOOD, "preset": "huge"}, "give one of tiny, paper"),
+        ({**GOOD, "set": {"model.chanels": 3}}, "model.chanels is no field"),
+        ({**GOOD, "coarse": [{"train.stepps": 3}]}, "train.stepps"),
+        ({**GOOD, "render": {"train": 3, "test": 4}}, "render: .* missing seed"),
+        (with_variant(name="full dne"), "a name of its own"),
+        (with_variant(name="Coarse"), "coarse is taken"),
+        (with_variant(name="x", set={"model.channels": 0}), "channels is 0"),
+        (with_variant(name="x", samples=3), "x: samples goes with"),
+        (with_variant(name="x", of="Fall"), "no variant 'Fall' is trained"),
+        (with_variant(name="x", of="8 samples"), "no variant '8 samples' is trained"),
+        (with_variant(name="x", of="Full DNE", set={"model.modules": 1}), "settled by training"),
+        ({**GOOD, "tables": {"t": {"title": "T", "metrics": ["mpvpe"], "rows": ["Ful"]}}}, "'Ful'"),
+        (
+            {**GOOD, "tables": {"t": {"title": "T", "metrics": ["iou"], "rows": []}}},
+            "give one of mpjpe, mpvpe, mpvpe_2d",
+        ),
+        ({**GOOD, "claims": [{**GOOD["claims"][0], "over": "Full"}]}, "claims: 2D helps: .*'Full'"),
+    ],
+)
+def test_plans_that_cannot_be_run(tmp_path, values, message):
+    with pytest.raises(InputError, match=message) as raised:
+        read_plan(written(tmp_path, values))
+    assert str(tmp_path / "plan.yaml") in str(raised.value)
+
+
+def test_files_that_are_no_plan(tmp_path):
+    with pytest.raises(InputError, match="cannot read the plan"):
+        read_plan(tmp_path / "nothing.yaml")
+    path = tmp_path / "plan.yaml"
+    path.write_text("title: [")
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_plan(path)
