@@ -10,19 +10,32 @@ import torch
 
 from dne_lib import widgets
 from dne_lib.camera import project, ridge_camera
-from dne_lib.config import HAND_UNIT
+from dne_lib.config import HAND_UNIT, DataConfig, preset
+from dne_lib.data.interhand import InterHand
+from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.lessons import attempt, few_samples, stand_in
 from dne_lib.mano import HandModel
+from dne_lib.model import Stage
 from dne_lib.plots import png
 from dne_lib.widgets import Choice, Panel, Picture, Points, Slider, Surface, hand
 from dne_lib.widgets import panels as drawing
+from dne_lib.widgets.losses import Pull, Snapshot
+from tests.test_widgets_maps import many, pairs, small_network
 
 CONTROLS = {
     "augment": widgets.AUGMENT_CONTROLS,
     "hand": widgets.HAND_CONTROLS,
     "noise": widgets.NOISE_CONTROLS,
+    "learning": widgets.LEARNING_CONTROLS,
+    "balance": widgets.BALANCE_CONTROLS,
+    "schedule": widgets.SCHEDULE_CONTROLS,
+    "errors": widgets.ERRORS_CONTROLS,
     "camera": widgets.CAMERA_CONTROLS,
+    "maps": widgets.MAPS_CONTROLS,
+    "attention": widgets.ATTENTION_CONTROLS,
+    "coordinates": widgets.COORDINATE_CONTROLS,
+    "views": widgets.VIEWS_CONTROLS,
 }
 
 
@@ -43,21 +56,65 @@ def scene(hands, samples):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two hands in the first image, one in the second."""
+    """A right hand, two hands, a left hand."""
     root = tmp_path_factory.mktemp("data") / "tree"
     synthesize(root, train=3, test=0, seed=1, workers=1, progress=False)
-    data = InterHand(root, "train", preset("tiny").model, DataConfig(root=root), augment=False)
-    data.rows = data.rows[[bool(data[i]["interacting"]) for i in range(3)].index(True) :][:2]
-    return data
+    return InterHand(root, "train", preset("tiny").model, DataConfig(root=root), augment=False)
 
 
 @pytest.fixture(scope="module")
-def callbacks(hands, samples, scene, data):
+def learnt(hands, samples):
+    """Four images, their meshes at three steps on the way to the truth."""
+    batch = torch.utils.data.default_collate([samples[i] for i in (0, 1, 2, 1)])
+    two = {name: torch.stack(2 * [batch[name]]) for name in ("vertices", "vertices_2d", "camera")}
+    kept = [
+        Snapshot(step, size * two["vertices"], size * two["vertices_2d"], two["camera"])
+        for step, size in ((0, 2.0), (5, 1.5), (10, 1.0))
+    ]
+    kept[1].vertices[0] += 0.1  # the coarse ones are worse
+    kept[0].vertices[0] += 0.1
+    return widgets.learning_scene(batch, hands.faces, kept)
+
+
+@pytest.fixture(scope="module")
+def measured(hands, samples):
+    """Twelve hands and two guesses at each."""
+    batch = torch.utils.data.default_collate(3 * samples)
+
+    def stage(seed):
+        guess = [stand_in(hands, each, seed + i) for i, each in enumerate(3 * samples)]
+        vertices, camera = (torch.stack(each) for each in zip(*guess, strict=True))
+        points, joints = project(vertices, camera), hands.regress_joints(vertices)
+        scores = torch.zeros(1, len(guess), 2)
+        return Stage(vertices, joints, camera, points, vertices[None], points[None], scores)
+
+    return widgets.error_scene(batch, (stage(20), stage(0)), hands.faces)
+
+
+@pytest.fixture(scope="module")
+def callbacks(hands, samples, scene, data, learnt, measured):
+    pulls = Pull(np.array([1.0, 2.0, 3.0, 4.0]), np.eye(4)), Pull(np.ones(4), np.eye(4))
+    coarse = stand_in(hands, samples[0])
+    views = widgets.views_scene(samples[0], coarse, 0)
+    points = project(coarse.vertices[0], coarse.camera[0])
+    features = torch.rand(8, 16, 16, generator=torch.Generator().manual_seed(0))
+    coordinates = widgets.coordinate_scene(samples[0], features, points, points + 0.1, 0)
+    network = small_network()
     return {
-        "augment": partial(widgets.augment_panels, data, 0),
+        "augment": partial(widgets.augment_panels, data, 1),
         "hand": partial(widgets.hand_panels, hands),
         "noise": partial(widgets.noise_panels, scene),
+        "learning": partial(widgets.learning_panels, learnt),
+        "balance": partial(widgets.balance_panels, pulls),
+        "schedule": partial(widgets.schedule_panels),
+        "errors": partial(widgets.errors_panels, measured),
         "camera": partial(widgets.camera_panels, widgets.camera_scene(samples[0], 0)),
+        "maps": partial(widgets.maps_panels, widgets.maps_scene(many(samples), network)),
+        "attention": partial(
+            widgets.attention_panels, widgets.attention_scene(pairs(samples), network)
+        ),
+        "coordinates": partial(widgets.coordinate_panels, coordinates),
+        "views": partial(widgets.views_panels, views),
     }
 
 
@@ -92,7 +149,7 @@ def test_every_value_of_every_control_can_be_drawn_and_shows(name, callbacks):
             assert structure(panels) == structure(first)
             shown = arrays(panels)
             # Only lines may be broken, by NaN.
-            assert all(np.isfinite(each).all() or each.shape == (60, 3) for each in shown)
+            assert all(np.isfinite(each).all() or each.shape[0] == 60 for each in shown)
             seen.append((shown, [panel.title for panel in panels]))
         (low, _), (high, _) = seen[0], seen[-1]
         pairs = zip(low, high, strict=True)
@@ -258,3 +315,47 @@ def test_attempts(capsys):
     ]
     with pytest.raises(AssertionError):
         attempt(check, lambda: 2)
+
+
+def test_a_changed_samples_joints_lie_where_the_formula_says(data):
+    """Turn about the middle, resize, shift, mirror: written out for the points of the crop."""
+    for index in range(3):
+        plain = data[index]["joints_2d"].numpy() * 128 + 127.5  # pixels of 256
+        for mirror in ("no", "yes"):
+            panels = widgets.augment_panels(data, index, -70, 1.2, 12, -6, mirror)
+            cos, sin = np.cos(np.radians(-70)), np.sin(np.radians(-70))
+            x, y = np.moveaxis(plain - 127.5, -1, 0)
+            moved = np.stack([cos * x - sin * y, sin * x + cos * y], -1) / 1.2 + [139.5, 121.5]
+            there = data[index]["present"].numpy()
+            if mirror == "yes":
+                moved, there = moved[::-1] * [-1, 1] + [255, 0], there[::-1]
+            for side in range(2):
+                line = panels[0].layers[1 + side].places
+                expected = moved[side] if there[side] else np.full((21, 2), np.nan)
+                np.testing.assert_allclose(line, drawing.bones(expected), atol=1e-3)
+            np.testing.assert_allclose(panels[0].layers[3].places, np.concatenate(moved[there]),
+                                       atol=1e-3)  # fmt: skip
+
+
+def test_shift_and_scale_leave_the_joints_in_space_alone(data):
+    def solid(**values):
+        return [layer.places for layer in widgets.augment_panels(data, 1, **values)[2].layers]
+
+    plain = solid(rotation=0)
+    moved = solid(rotation=0, scale=1.5, right=-40, down=40, gain=0.4, noise=0.3)
+    assert all(np.array_equal(a, b, True) for a, b in zip(plain, moved, strict=True))
+    turned = solid(rotation=90)  # clockwise: right becomes down
+    np.testing.assert_allclose(turned[1][:, 1], plain[1][:, 0], atol=1e-3)
+    np.testing.assert_allclose(turned[1][:, 2], plain[1][:, 2], atol=1e-3)
+
+
+def test_mirrored_normals_point_the_other_way(data):
+    plain, mirrored = (
+        widgets.augment_panels(data, 1, 0, mirror=mirror)[1].layers[0].image
+        for mirror in ("no", "yes")
+    )
+    hand = plain.any(-1)
+    expected = np.where(hand[..., None], plain * [-1, 1, 1] + [1, 0, 0], 0)[:, ::-1]
+    same = np.abs(expected - mirrored).max(-1) < 1e-3
+    assert hand.mean() > 0.1
+    assert same.mean() > 0.995  # which face an edge pixel sees is a matter of rounding
