@@ -106,7 +106,13 @@ def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNois
     state, config = read_weights(source)
     config.model.pretrained = False  # its weights are about to be replaced
     network = DualNoiseNetwork(config.model, HandModel(mano or config.data.mano))
-    load_weights(network, state, f"{find_weights(source)}")
+    path = find_weights(source)
+    loaded = load_weights(network, state, f"{path}")
+    if absent := sorted(network.state_dict().keys() - set(loaded)):
+        raise InputError(
+            f"{path} lacks {len(absent)} weights of the network it describes, {absent[0]} first: "
+            "it was written by another version of dne_lib; train again"
+        )
     return network.eval(), config
 
 

@@ -116,7 +116,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(config, tmp_path):
 def test_a_run_stopped_early_keeps_its_schedule(config, tmp_path):
     whole = weights(train(config, tmp_path / "whole"))
     run = train(config, tmp_path / "run", until=2)
-    assert [json.loads(line)["step"] for line in (run / "log.jsonl").open()] == [1, 2]
+    log = (run / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2]
     train(config, run, resume=True)
     for name, value in weights(run).items():
         torch.testing.assert_close(value, whole[name], atol=0, rtol=0)
@@ -182,6 +183,13 @@ def test_weights_of_another_configuration_are_refused(tmp_path, change, message)
     other = DualNoiseNetwork(dataclasses.replace(MODEL, **change))
     with pytest.raises(InputError, match=message):
         load_weights(other, state, "net.safetensors")
+
+
+def test_a_file_without_its_modules_is_no_trained_network(tmp_path):
+    coarse = DualNoiseNetwork(dataclasses.replace(MODEL, modules=0))
+    save_network(coarse, Config(model=MODEL), tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=r"lacks \d+ weights .* refiners\.0"):
+        load_network(tmp_path / "net.safetensors")
 
 
 def test_a_full_network_lends_its_coarse_part(tmp_path):

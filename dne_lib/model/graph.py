@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 # Apart from the channels of F: at the paper's size an array as wide as the MLP's, for every layer
@@ -34,6 +34,18 @@ def one_ring(faces: Int[np.ndarray, "*hand face 3"]) -> Int[np.ndarray, "vertex 
     return ring
 
 
+def mutual_slots(ring: Int[np.ndarray, "vertex slot"]) -> Int[np.ndarray, "vertex slot"]:
+    """Where the neighbour in a slot has the vertex in its own ring, as an index into ring.ravel().
+
+    A slot that only fills up the row leads to itself.
+    """
+    own, place = np.indices(ring.shape)
+    filled = (ring == own) & (place > 0)
+    slot = np.zeros((len(ring), len(ring)), np.int64)  # of a vertex (row), that of another (column)
+    slot[own[~filled], ring[~filled]] = place[~filled]
+    return ring * ring.shape[1] + np.where(filled, place, slot[ring, own])
+
+
 def linear_on_parts(layer: nn.Linear, parts: list[Tensor]) -> Tensor:
     """A linear layer on the concatenation of arrays that share all axes but the last.
 
@@ -44,24 +56,78 @@ def linear_on_parts(layer: nn.Linear, parts: list[Tensor]) -> Tensor:
     return layer.bias + sum(F.linear(p, w) for p, w in zip(parts, weights, strict=True))
 
 
+def _gathered_dots(
+    x: Float[Tensor, "n v head d"], y: Float[Tensor, "n v head d"], ring: Int[Tensor, "v slot"]
+) -> Float[Tensor, "n v slot head"]:
+    """Of each vertex's x with the y of those in its ring."""
+    dots = [(x * y.index_select(1, slot)).sum(dim=-1) for slot in ring.unbind(1)]
+    return torch.stack(dots, dim=2)
+
+
+def _gathered_sum(
+    weights: Float[Tensor, "n v slot head"], x: Float[Tensor, "n v head d"], ring: Tensor
+) -> Float[Tensor, "n v head d"]:
+    """For each vertex the weighted sum of x over its ring."""
+    total = torch.zeros_like(x)
+    for slot, weight in zip(ring.unbind(1), weights.unbind(2), strict=True):
+        total.addcmul_(x.index_select(1, slot), weight[..., None])
+    return total
+
+
+class _Attend(torch.autograd.Function):
+    """See `attend`; the derivative is written out because torch's keeps every gathered array.
+
+    A ring is mutual: who attends to a vertex is in its own ring. So the gradients of keys and
+    values are gathered as well, where torch would scatter.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, ring, mutual):  # pyright: ignore
+        real = ring != ring[:, :1]
+        real[:, 0] = True
+        scores = _gathered_dots(query, key, ring) * query.shape[-1] ** -0.5
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        weights = scores.masked_fill(~real[..., None], -torch.inf).softmax(dim=2).to(value.dtype)
+        ctx.save_for_backward(query, key, value, weights, ring, mutual)
+        return _gathered_sum(weights, value, ring)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # pyright: ignore
+        query, key, value, weights, ring, mutual = ctx.saved_tensors
+
+        def turned(values: Tensor) -> Tensor:
+            """What a vertex gives its neighbours, from what it is given by them."""
+            return values.flatten(1, 2).index_select(1, mutual.flatten()).view_as(values)
+
+        wide = weights.to(torch.promote_types(weights.dtype, torch.float32))
+        slope = _gathered_dots(gradient, value, ring)
+        scores = wide * (slope - (wide * slope).sum(dim=2, keepdim=True))
+        scores = (scores * query.shape[-1] ** -0.5).to(query.dtype)
+        return (
+            _gathered_sum(scores, key, ring),
+            _gathered_sum(turned(scores), query, ring),
+            _gathered_sum(turned(weights), gradient, ring),
+            None,
+            None,
+        )
+
+
 def attend(
     query: Float[Tensor, "n v head d"],
     key: Float[Tensor, "n v head d"],
     value: Float[Tensor, "n v head d"],
     ring: Int[Tensor, "v slot"],
-    real: Bool[Tensor, "v slot"],
+    mutual: Int[Tensor, "v slot"],
 ) -> Float[Tensor, "n v head d"]:
-    """Attention of every vertex to the real slots of its ring.
+    """Attention of every vertex to its ring.
 
-    The neighbours are gathered: a ring has at most some ten vertices of 778, and training with
-    masked attention to all took two to three times as long on a CPU (`benchmarks/estimators.py`).
+    The neighbours are gathered, a slot at a time: a ring has at most some ten vertices of 778, and
+    masked attention to all is several times slower on a CPU (`benchmarks/estimators.py`).
+
+    Args:
+        ring, mutual: see `one_ring` and `mutual_slots`.
     """
-    pairs = torch.cat([key, value], dim=-1).index_select(1, ring.flatten())
-    keys, values = pairs.unflatten(1, ring.shape).chunk(2, dim=-1)
-    scores = (query[:, :, None] * keys).sum(dim=-1) / query.shape[-1] ** 0.5
-    scores = scores.masked_fill(~real[..., None], -torch.inf)
-    weights = scores.softmax(dim=2).to(values.dtype)  # autocast gives float32
-    return (weights[..., None] * values).sum(dim=2)
+    return _Attend.apply(query, key, value, ring, mutual)
 
 
 class RingBlock(nn.Module):
@@ -81,12 +147,12 @@ class RingBlock(nn.Module):
         self,
         x: Float[Tensor, "n v width"],
         ring: Int[Tensor, "v slot"],
-        real: Bool[Tensor, "v slot"],
+        mutual: Int[Tensor, "v slot"],
     ) -> Float[Tensor, "n v width"]:
         """Pre-norm; see `attend`."""
         qkv = self.project(self.norm_ring(x))
         q, k, v = rearrange(qkv, "n v (k head d) -> k n v head d", k=3, head=self.heads)
-        x = x + self.merge(attend(q, k, v, ring, real).flatten(2))
+        x = x + self.merge(attend(q, k, v, ring, mutual).flatten(2))
         return x + self.vertex(self.norm_vertex(x))
 
 
@@ -97,7 +163,7 @@ class GraphAttention(nn.Module):
     """
 
     ring: Int[Tensor, "v slot"]
-    real: Bool[Tensor, "v slot"]
+    mutual: Int[Tensor, "v slot"]
 
     def __init__(self, inputs: list[int], outputs: int, ring: Int[np.ndarray, "v slot"]):
         """`ring`: see `one_ring`."""
@@ -108,15 +174,13 @@ class GraphAttention(nn.Module):
         self.last = nn.Linear(WIDTH, outputs)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        real = ring != ring[:, :1]
-        real[:, 0] = True
         # Not persistent: the mesh is the hand model's, which may be licensed.
         self.register_buffer("ring", torch.from_numpy(ring), persistent=False)
-        self.register_buffer("real", torch.from_numpy(real), persistent=False)
+        self.register_buffer("mutual", torch.from_numpy(mutual_slots(ring)), persistent=False)
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Parts share all axes but the last; axes of size one broadcast."""
         x = linear_on_parts(self.first, parts)
         for block in self.blocks:
-            x = block(x, self.ring, self.real)
+            x = block(x, self.ring, self.mutual)
         return self.last(self.norm(x)).float()

@@ -21,6 +21,7 @@ from dne_lib.model.graph import GraphAttention, linear_on_parts, one_ring
 from dne_lib.model.noise import sample_noise
 
 SMALLEST_SCALE = 0.1  # of a camera, NDC per hand unit: a hand a tenth of the image wide
+STEP = 0.1  # hand units, what a step typically is: smaller inputs are slow to be heard
 
 
 def interpolate(
@@ -305,7 +306,7 @@ class DualNoiseModule(nn.Module):
         parts = [self.embedding[side]] if self.config.vertex_embedding else []
         if self.config.vertex_coordinates:
             # By Eq. 1, the 3D noise whose shadow would be the step from the projection to u.
-            step = (u - projected) / camera[:, None, :, 0].clamp(min=SMALLEST_SCALE)
+            step = (u - projected) / camera[:, None, :, 0].clamp(min=SMALLEST_SCALE) / STEP
             parts.append(torch.cat([vertices, projected, u, step], dim=-1))
         return parts
 
