@@ -22,8 +22,10 @@ from dne_lib.widgets import Choice, Panel, Picture, Points, Slider, Surface, han
 from dne_lib.widgets import panels as drawing
 from dne_lib.widgets.losses import Pull, Snapshot
 from tests.test_widgets_maps import many, pairs, small_network
+from tests.test_widgets_welcome import welcomed
 
 CONTROLS = {
+    "welcome": widgets.welcome_controls(images=3, modules=2),
     "augment": widgets.AUGMENT_CONTROLS,
     "hand": widgets.HAND_CONTROLS,
     "noise": widgets.NOISE_CONTROLS,
@@ -101,6 +103,7 @@ def callbacks(hands, samples, scene, data, learnt, measured):
     coordinates = widgets.coordinate_scene(samples[0], features, points, points + 0.1, 0)
     network = small_network()
     return {
+        "welcome": partial(widgets.welcome_panels, welcomed(hands, samples)),
         "augment": partial(widgets.augment_panels, data, 1),
         "hand": partial(widgets.hand_panels, hands),
         "noise": partial(widgets.noise_panels, scene),

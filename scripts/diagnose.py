@@ -1,0 +1,71 @@
+"""Where the errors of a network come from, and what its modules could gain.
+
+    python scripts/diagnose.py NETWORK DATA [--images 400]
+
+NETWORK is a run folder, a .safetensors file, shipped or shipped-coarse; DATA a tree whose test
+split is measured, on evenly spaced images.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from dne_lib.camera import project
+from dne_lib.data.interhand import InterHand
+from dne_lib.evaluate import format_table, spread
+from dne_lib.metrics import MILLIMETRES, PIXELS
+from dne_lib.train import load_network
+
+
+def mean_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Of the points of each hand."""
+    return (a - b).norm(dim=-1).mean(dim=-1)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--images", type=int, default=400)
+    options = parser.parse_args()
+    network, config = load_network(options.network)
+    config.data.root = options.data
+    data = InterHand(options.data, "test", config.model, config.data, augment=False)
+    chosen = Subset(data, spread(len(data), options.images))
+    errors: dict[str, list[Tensor]] = defaultdict(list)
+    for batch in tqdm(DataLoader(chosen, 32), unit="batch"):
+        with torch.inference_mode():
+            output = network(batch["image"], batch["present"])
+        there = batch["present"]
+        v, true = output.stages[0].vertices[there], batch["vertices"][there]
+        u, true_u = output.stages[0].projections[there], batch["vertices_2d"][there]
+        pixels = {"coarse mesh, projected": u}
+        if output.regressed is not None:
+            own = output.regressed[there][..., :2]
+            pixels |= {"regressed points": own, "the mean of the two": (u + own) / 2}
+        floor = project(batch["vertices"], batch["camera"])[there]
+        for name, points in (pixels | {"orthographic floor": floor}).items():
+            errors[f"{name}, px"].append(PIXELS * mean_distance(points, true_u))
+        guesses = {
+            "coarse mesh": v,
+            "with true x, y": torch.cat([true[..., :2], v[..., 2:]], dim=-1),
+            "with true z": torch.cat([v[..., :2], true[..., 2:]], dim=-1),
+        }
+        for m, stage in enumerate(output.stages[1:], 1):
+            guesses[f"module {m}"] = stage.vertices[there]
+            points = stage.projections[there]
+            errors[f"module {m}, px"].append(PIXELS * mean_distance(points, true_u))
+        for name, points in guesses.items():
+            errors[f"{name}, mm"].append(MILLIMETRES * mean_distance(points, true))
+    rows = [[name, f"{torch.cat(each).mean():.2f}"] for name, each in sorted(errors.items())]
+    print(format_table(["mean over the hands", ""], rows, markdown=True))
+
+
+if __name__ == "__main__":
+    main()
