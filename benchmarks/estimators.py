@@ -43,7 +43,7 @@ def attention(graph: GraphAttention) -> tuple[float, float]:
 
     def gathered() -> None:
         q, k, v = qkv
-        attend(q, k, v, graph.ring, graph.real).sum().backward()
+        attend(q, k, v, graph.ring, graph.mutual).sum().backward()
 
     return median_seconds(masked), median_seconds(gathered)
 

@@ -193,8 +193,9 @@ def summarise(plan: Plan, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         `plan`; `runs`: by variant and seed, as given; `rows`: by row ("variant" for its last
         stage, "variant, stage" for each), metric and group: `mean`, `std` (over seeds, sample
         standard deviation; None for one seed), `seeds`: the values; `claims`: each with `change`
-        (mean over the seeds of row / over - 1), `lower` and `of` (seeds in which the error is
-        lower, and all), and `verdict`.
+        (row / over - 1, likewise), `lower` and `of` (seeds in which the error is lower, and all),
+        and `verdict`: borne out if the error is lower with every seed and the mean change is two
+        standard errors below zero; failed if it is lower with none; unclear otherwise.
     """
     rows = {}
     for name, runs in found.items():
@@ -233,14 +234,15 @@ def _verdict(claim: Claim, rows: dict[str, Any]) -> dict[str, Any]:
     """Seeds are compared in pairs: they share data, order and starting weights."""
     row, over = (rows[name][claim.metric]["All"]["seeds"] for name in (claim.row, claim.over))
     changes = [ours / other - 1 for ours, other in zip(row, over, strict=False)]
-    lower = sum(change < 0 for change in changes)
-    verdict = "borne out" if lower == len(changes) else "unclear" if lower else "failed"
-    return {
-        "change": float(np.mean(changes)),
-        "lower": lower,
-        "of": len(changes),
-        "verdict": verdict,
-    }
+    lower, count, change = sum(c < 0 for c in changes), len(changes), _statistics(changes)
+    verdict = "unclear"
+    if count < 2:
+        verdict = "one seed"
+    elif lower == 0:
+        verdict = "failed"
+    elif lower == count and change["mean"] < -2 * change["std"] / count**0.5:
+        verdict = "borne out"
+    return {"change": change, "lower": lower, "of": count, "verdict": verdict}
 
 
 def load_ablations(folder: Path) -> dict[str, dict[str, Any]]:
@@ -286,13 +288,18 @@ def claims_table(results: dict[str, Any], markdown: bool = False) -> str:
             claim["claim"],
             METRICS[claim["metric"]],
             "-" if claim["paper"] is None else f"{claim['paper']:+.1%}",
-            f"{claim['change']:+.1%}",
+            _change(claim["change"]),
             f"{claim['lower']} of {claim['of']} seeds",
             claim["verdict"],
         ]
         for claim in results["claims"]
     ]
     return format_table(header, rows, markdown)
+
+
+def _change(numbers: dict[str, Any]) -> str:
+    spread = "" if numbers["std"] is None else f" ± {numbers['std']:.1%}"
+    return f"{numbers['mean']:+.1%}{spread}"
 
 
 def figure(results: dict[str, Any], name: str) -> Figure:
@@ -313,6 +320,7 @@ def figure(results: dict[str, Any], name: str) -> Figure:
             axis.plot(numbers["seeds"], [place] * len(numbers["seeds"]), "o", color="C0", ms=4)
         axis.set_xlabel(f"{METRICS[metric]}, {'pixels' if metric == 'mpvpe_2d' else 'mm'}")
         axis.grid(axis="x", alpha=0.3)
+        axis.locator_params(axis="x", nbins=5)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].invert_yaxis()
     picture.suptitle(entry["title"], fontsize=10)

@@ -11,6 +11,7 @@ from dne_lib.config import JOINTS, VERTICES, ModelConfig
 from dne_lib.model.auxiliary import CHANNELS
 
 STEP, TENSOR, LESSON = "#fbe3cf", "#e3ebf7", "#555555"  # what computes, what is computed, numbers
+Number = int | float
 BACKBONES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50"}
 
 
@@ -62,7 +63,7 @@ def pipeline(
     axis.set(xlim=(0, 130), ylim=(0, 56))
     axis.set_axis_off()
     axis.text(1, 54, "coarse stage", fontsize=12, weight="bold", va="center")
-    axis.text(1, 23.5, "refinement", fontsize=12, weight="bold", va="center")
+    axis.text(10, 24.5, "refinement", fontsize=12, weight="bold", va="center")
 
     _picture(axis, photo, 1, 37, f"image\n{text['image']}", 1)
     _box(axis, 21, 40, 11, 8, f"encoder\n{BACKBONES[config.backbone]}", STEP, 3)
@@ -92,14 +93,14 @@ def pipeline(
         _arrow(axis, (start, 11), (end, 11))
     _arrow(axis, (122, 32.4), (122, 28), (8.5, 28), (8.5, 16))
     _arrow(axis, (78, 40), (78, 21.3))
-    _box(axis, 58, 22.5, 15, 4.5, f"image points  {text['regressed']}", TENSOR, 6)
+    _box(axis, 54, 22.5, 19, 4.5, f"image points  {text['regressed']}", TENSOR, 6)
     _arrow(axis, (78, 24.7), (73, 24.7))
-    _arrow(axis, (65.5, 22.5), (65.5, 21.3))
+    _arrow(axis, (63.5, 22.5), (63.5, 21.3))
     return figure
 
 
 def _box(
-    axis: Any, x: float, y: float, w: float, h: float, text: str, colour: str, lesson: int = 0
+    axis: Any, x: Number, y: Number, w: Number, h: Number, text: str, colour: str, lesson: int = 0
 ) -> None:
     axis.add_patch(FancyBboxPatch((x, y), w, h, "round,pad=0,rounding_size=1", fc=colour, ec="0.5"))
     axis.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=8.5, linespacing=1.4)
@@ -107,14 +108,14 @@ def _box(
         _badge(axis, x + w, y + h, lesson)
 
 
-def _badge(axis: Any, x: float, y: float, lesson: int) -> None:
+def _badge(axis: Any, x: Number, y: Number, lesson: int) -> None:
     circle = {"boxstyle": "circle,pad=0.2", "fc": LESSON, "lw": 0}
     style = {"color": "white", "fontsize": 8, "weight": "bold", "bbox": circle}
     axis.text(x, y, str(lesson), ha="center", va="center", **style)
 
 
 def _picture(
-    axis: Any, image: np.ndarray, x: float, y: float, caption: str, lesson: int = 0
+    axis: Any, image: np.ndarray, x: Number, y: Number, caption: str, lesson: int = 0
 ) -> None:
     axis.imshow(image, extent=(x, x + 14, y, y + 14), aspect="auto", zorder=2)
     axis.text(x + 7, y - 0.6, caption, ha="center", va="top", fontsize=8.5, linespacing=1.3)
@@ -122,9 +123,9 @@ def _picture(
         _badge(axis, x + 14, y + 14, lesson)
 
 
-def _arrow(axis: Any, *path: tuple[float, float]) -> None:
+def _arrow(axis: Any, *path: tuple[Number, Number]) -> None:
     """A line through the points with a head at its end."""
-    if len(path) > 2:
-        axis.plot(*np.array(path[:-1]).T, color="0.35", lw=1.2)
+    points = np.array(path)
+    axis.plot(*points[:-1].T, color="0.35", lw=1.2)
     head = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", path[-1], path[-2], arrowprops=head)
+    axis.annotate("", points[-1], points[-2], arrowprops=head)

@@ -53,7 +53,7 @@ def test_what_goes_wrong_inside_comes_out_and_the_thread_ends(tmp_path):
     before, shown = threading.active_count(), []
     with (
         pytest.raises(KeyboardInterrupt),
-        watch(tmp_path / "none", shown.append, seconds=60),
+        watch(tmp_path / "none", shown.append, seconds=60.0),
     ):
         raise KeyboardInterrupt
     assert threading.active_count() == before

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "dne-lib": "dne_lib"}
+IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "dne-lib": "dne_lib"}
 # Imported by accelerate when it is asked to log.
 INDIRECT = {"tensorboard"}
 
@@ -56,7 +56,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add((node.module or "").split(".")[0])
-        if path.name == "widgets.py":  # the one module that only notebooks import
+        if path.name == "panels.py":  # the one module that only notebooks import
             assert notebooks & imported >= {"plotly", "ipywidgets"}
             imported -= notebooks
     imported -= sys.stdlib_module_names | {"dne_lib"}

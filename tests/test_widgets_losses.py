@@ -21,7 +21,8 @@ def hands():
 
 @pytest.fixture(scope="module")
 def batch(hands):
-    return make_batch(hands)
+    labels = {"pose": torch.zeros(3, 2, 16, 6), "betas": torch.zeros(3, 2, 10)}
+    return make_batch(hands) | labels
 
 
 @pytest.fixture(scope="module")

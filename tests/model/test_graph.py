@@ -10,6 +10,7 @@ from dne_lib.model.graph import (
     RingBlock,
     attend,
     linear_on_parts,
+    mutual_slots,
     one_ring,
 )
 
@@ -56,16 +57,32 @@ def test_the_ring_is_that_of_the_mesh(hands):
     assert torch.equal(mask_of(ring), mask_of(ring).T)
 
 
+def test_mutual_slots_lead_there_and_back(hands):
+    for ring in (one_ring(FAN), one_ring(hands.faces)):
+        mutual = mutual_slots(ring)
+        own = np.broadcast_to(np.arange(len(ring))[:, None], ring.shape)
+        assert (ring.ravel()[mutual] == own).all()
+        assert (mutual // ring.shape[1] == ring).all()
+        back = mutual.ravel()[mutual]
+        assert (back == np.arange(ring.size).reshape(ring.shape)).all()
+
+
 @pytest.mark.parametrize("faces", [FAN, OCTAHEDRON])
 def test_attention_is_torchs_with_the_ring_as_its_mask(faces, generator):
     ring = one_ring(faces)
-    real = torch.from_numpy(ring != ring[:, :1])
-    real[:, 0] = True
-    q, k, v = torch.randn(3, 2, len(ring), 4, 8, generator=generator)
-    got = attend(q, k, v, torch.from_numpy(ring), real)
-    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-    expected = F.scaled_dot_product_attention(*heads_first, attn_mask=mask_of(ring))
-    torch.testing.assert_close(got, expected.transpose(1, 2))
+    q, k, v = (torch.randn(2, len(ring), 4, 8, generator=generator) for _ in range(3))
+    qkv = [x.requires_grad_() for x in (q, k, v)]
+    got = attend(*qkv, torch.from_numpy(ring), torch.from_numpy(mutual_slots(ring)))
+    heads_first = [x.transpose(1, 2) for x in qkv]
+    expected = F.scaled_dot_product_attention(*heads_first, attn_mask=mask_of(ring)).transpose(1, 2)
+    torch.testing.assert_close(got, expected)
+    weights = torch.randn(got.shape, generator=generator)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, qkv, weights),
+        torch.autograd.grad(expected, qkv, weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_vertex_hears_of_its_ring_and_of_no_one_else(hands, generator):
@@ -76,7 +93,7 @@ def test_a_vertex_hears_of_its_ring_and_of_no_one_else(hands, generator):
     x = torch.randn(1, 778, 16, generator=generator)
     for vertex in (0, 333, 744):
         x = x.detach().requires_grad_()
-        block(x, graph.ring, graph.real)[0, vertex].square().sum().backward()
+        block(x, graph.ring, graph.mutual)[0, vertex].square().sum().backward()
         heard = x.grad[0].abs().sum(dim=-1).nonzero().flatten()
         assert set(heard.tolist()) == set(ring[vertex])
         x.grad = None
@@ -101,7 +118,7 @@ def test_gradients_are_right(generator):
     names, weights = zip(*block.named_parameters(), strict=True)
 
     def run(x, *values):
-        arguments = (x, graph.ring, graph.real)
+        arguments = (x, graph.ring, graph.mutual)
         return torch.func.functional_call(block, dict(zip(names, values, strict=True)), arguments)
 
     assert torch.autograd.gradcheck(run, (x, *weights))
@@ -134,4 +151,4 @@ def test_the_result_is_float32_under_autocast(generator):
 
 def test_the_mesh_is_not_among_the_weights(hands):
     state = GraphAttention([1], 1, one_ring(hands.faces)).state_dict()
-    assert not [name for name in state if name in ("ring", "real")]
+    assert not [name for name in state if name in ("ring", "mutual")]
