@@ -34,7 +34,7 @@ from dne_lib.evaluate import (
 from dne_lib.files import InputError
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
-from dne_lib.predict import parse_box, predict, save
+from dne_lib.predict import certainty, parse_box, predict, save
 from dne_lib.train import SHIPPED, load_network, train
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ class Predict:
         found = predict(network, config, self.image, box)
         for path in save(found, self.output or Path("predictions") / self.image.stem):
             print(path)
+        print(certainty(found))
 
 
 @dataclass

@@ -17,12 +17,14 @@ from dne_lib.config import HAND_UNIT, HANDS, Config
 from dne_lib.data.augment import Augmentation, apply_affine, crop_affine, crop_image
 from dne_lib.files import InputError, claim_folder, write_bytes
 from dne_lib.model import DualNoiseNetwork
-from dne_lib.plots import draw_hands, placed
+from dne_lib.plots import ERROR_COLOURS, draw_hands, placed
+from dne_lib.uncertainty import vertex_spread
 
 # A hand fills some 20 % of a crop made for it, and a third of that when the other hides most of
 # it; stray pixels of the part map stay well below 1 %.
 PRESENT = 0.01
 SOUGHT = 0.0025  # the same while looking at a whole image, where hands are smaller
+SAMPLES = 8  # draws of the noise that say how sure a prediction is
 
 Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
 
@@ -40,6 +42,8 @@ class Prediction:
     points: Float[np.ndarray, "hand 778 2"]  # vertices in pixels of the image
     parts: Int[np.ndarray, "S S"]  # part map of the crop
     faces: Int[np.ndarray, "hand 1538 3"]
+    # Of every vertex along one axis, metres; None from a network without modules, which draws none.
+    spread: Float[np.ndarray, "hand 778"] | None = None
 
     @property
     def placed(self) -> Float[np.ndarray, "hand 778 3"]:
@@ -179,6 +183,15 @@ def predict(
         values[0].float().numpy(force=True)
         for values in (stage.vertices, stage.joints, stage.camera, stage.projections)
     )
+    spread = None
+    if len(output.stages) > 1:
+        drawn = network(
+            crop,
+            torch.from_numpy(present)[None].to(device),
+            samples=SAMPLES,
+            generator=torch.Generator(device).manual_seed(0),
+        )
+        spread = vertex_spread(drawn.stages)[0].float().numpy(force=True) * np.float32(HAND_UNIT)
     inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
     return Prediction(
         image=pixels,
@@ -190,6 +203,7 @@ def predict(
         points=apply_affine(ndc_to_pixels(projections, size).astype(np.float64), inverse),
         parts=parts,
         faces=network.hands.faces,
+        spread=spread,
     )
 
 
@@ -198,6 +212,37 @@ def overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
     image = prediction.image.astype(np.float32) / 255
     p = prediction
     drawn = draw_hands(image, p.points, p.placed, p.faces, p.present)
+    return (drawn * 255).round().astype(np.uint8)
+
+
+def certainty(prediction: Prediction) -> str:
+    """A line a hand: how far the samples of the noise spread, mean and largest over the vertices.
+
+    It is the network's own word, as it was trained, not held against errors (`uncertainty`).
+    """
+    if prediction.spread is None:
+        return "how sure: unknown, the network has no modules that draw samples"
+    millimetres = 1000 * prediction.spread
+    return "\n".join(
+        f"{name} hand: spread {millimetres[i].mean():.1f} mm, at most {millimetres[i].max():.1f} mm"
+        for i, name in enumerate(HANDS)
+        if prediction.present[i]
+    )
+
+
+def spread_overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
+    """The meshes on the image, coloured by their spread: dark blue 0, red the largest there is.
+
+    Raises:
+        InputError: the network draws no samples.
+    """
+    p = prediction
+    if p.spread is None:
+        raise InputError("no spread to draw: predict with a network that has modules")
+    top = float(p.spread[p.present].max())
+    colours = ERROR_COLOURS(p.spread / max(top, 1e-9))[..., :3].astype(np.float32)
+    image = p.image.astype(np.float32) / 255
+    drawn = draw_hands(image, p.points, p.placed, p.faces, p.present, colours)
     return (drawn * 255).round().astype(np.uint8)
 
 
@@ -217,14 +262,18 @@ def meshes(prediction: Prediction) -> dict[str, trimesh.Trimesh]:
 def save(prediction: Prediction, folder: Path) -> list[Path]:
     """Write `overlay.png`, `right.obj` and `left.obj` of the hands present, and `hands.glb`.
 
+    Where the network says how sure it is, `spread.png` too.
+
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
     claim_folder(folder, "prediction")
-    buffer = io.BytesIO()
-    Image.fromarray(overlay(prediction)).save(buffer, format="PNG")
     hands = meshes(prediction)
-    files = {folder / "overlay.png": buffer.getvalue()}
+    files = {folder / "overlay.png": _png(overlay(prediction))}
+    if prediction.spread is None:  # there may be one of another network
+        (folder / "spread.png").unlink(missing_ok=True)
+    else:
+        files[folder / "spread.png"] = _png(spread_overlay(prediction))
     for name in HANDS:
         if name in hands:
             files[folder / f"{name}.obj"] = str(hands[name].export(file_type="obj")).encode()
@@ -237,3 +286,9 @@ def save(prediction: Prediction, folder: Path) -> list[Path]:
     for path, data in files.items():
         write_bytes(path, data)
     return list(files)
+
+
+def _png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -94,6 +94,15 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
     assert made == [root]
 
 
+@pytest.mark.parametrize("option", [[], ["--varied"]])
+def test_data_are_varied_where_asked_for(option, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "synthesize", lambda *_, **named: asked.append(named["varied"]))
+    line = ["synthesize", str(tmp_path), "--train", "1", "--test", "1", *option]
+    assert cli.main(line) == 0
+    assert asked == [bool(option)]
+
+
 def test_check_prints_what_it_finds_and_converts(tmp_path, capsys):
     for side in ("right", "left"):
         hand = dict(np.load(ASSETS / f"hand_{side}.npz"))
@@ -183,6 +192,11 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     assert "procrustes" in capsys.readouterr().out
     metrics = json.loads((run / "evaluation-test" / "metrics.json").read_bytes())
     assert metrics["images"]["All"] == 2
+    assert metrics["images_of"]["counts"] == {"listed": 4, "chosen": 4, "usable": 4, "used": 4}
+    cameras = metrics["breakdown"]["cameras"].values()
+    assert sum(camera["floor"]["hands"] for camera in cameras) == metrics["hands"]["All"]
+    assert cli.main(["evaluate", str(run), "--annotation", "H"]) == 2
+    assert "aid_human_annot_test.txt" in capsys.readouterr().err
 
     image = next((tmp_path / "data" / "builtin" / "images" / "test").rglob("*.jpg"))
     # Two steps teach no part map: every pixel counts as a hand, whatever the network says.
@@ -198,4 +212,6 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
         "out",
     ]
     assert cli.main(line) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"overlay.png", "hands.glb"}
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made >= {"overlay.png", "hands.glb", "spread.png"}
+    assert "right hand: spread" in capsys.readouterr().out

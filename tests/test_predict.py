@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,12 @@ from torch import nn
 
 from dne_lib.camera import project
 from dne_lib.config import HAND_UNIT, PARTS, Config
+from dne_lib.data.augment import crop_image
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import (
+    certainty,
     check_box,
     find_hands,
     hands_present,
@@ -21,7 +24,9 @@ from dne_lib.predict import (
     predict,
     read_photo,
     save,
+    spread_overlay,
 )
+from dne_lib.uncertainty import vertex_spread
 from tests.samples import CONFIG
 
 BOX = (100.0, 40.0, 40.0, 40.0)
@@ -201,3 +206,49 @@ def test_boxes_are_checked(photo):
     for box in ((200.0, 0.0, 5.0, 5.0), (0.0, -9.0, 5.0, 9.0)):
         with pytest.raises(InputError, match="outside the image"):
             check_box(box, photo)
+
+
+def test_a_network_with_modules_says_how_sure_it_is(config, photo, monkeypatch, tmp_path):
+    monkeypatch.setattr("dne_lib.predict.hands_present", lambda *_: np.array([True, False]))
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(CONFIG, HandModel())
+    found = predict(network, config, photo, BOX)
+    crop = torch.from_numpy(crop_image(photo, found.crop, CONFIG.image_size)) / 255
+    with torch.inference_mode():
+        drawn = network(
+            crop.permute(2, 0, 1)[None],
+            torch.tensor([[True, False]]),
+            samples=8,
+            generator=torch.Generator().manual_seed(0),
+        )
+    expected = 1000 * HAND_UNIT * vertex_spread(drawn.stages)[0, 0].numpy()
+    assert expected.mean() > 0.1
+    np.testing.assert_allclose(1000 * found.spread[0], expected, rtol=1e-4)
+    line = f"right hand: spread {expected.mean():.1f} mm, at most {expected.max():.1f} mm"
+    assert certainty(found) == line
+    assert "spread.png" in [path.name for path in save(found, tmp_path / "out")]
+    # Of a network that says nothing, nothing is left over either.
+    plain = predict(ColourNetwork(), config, photo, BOX)
+    assert plain.spread is None
+    assert "unknown" in certainty(plain)
+    with pytest.raises(InputError, match="no spread"):
+        spread_overlay(plain)
+    save(plain, tmp_path / "out")
+    assert not (tmp_path / "out" / "spread.png").exists()
+
+
+def test_the_spread_is_drawn_in_colours(config, photo):
+    found = predict(ColourNetwork(), config, photo, BOX)
+    spread = np.full((2, 778), 0.002, np.float32)
+    tip = found.vertices[0, 320] - found.vertices[0]
+    spread[0, np.linalg.norm(tip, axis=1) < 0.02] = 0.02
+    spread[1] = 9  # of a hand that is not there
+    picture = spread_overlay(replace(found, spread=spread)).astype(int)
+    unsure = spread[0] > 0.01
+    pixels = found.points[0].round().astype(int)
+    red = picture[pixels[:, 1], pixels[:, 0]]
+    warmth = red[:, 0] - red[:, 2]
+    assert np.median(warmth[unsure]) > 40
+    assert np.median(warmth[~unsure]) < 0
+    untouched = (picture == photo).all(2)
+    assert untouched.mean() > 0.5

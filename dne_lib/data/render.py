@@ -4,6 +4,7 @@ Rays are cast by Embree, only inside the box of the hands. A picture is a pure f
 arguments. Albedo and light are linear; backgrounds and the result are display values (sRGB-like).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -176,18 +177,26 @@ def sensor_grain() -> Float[np.ndarray, "tall wide 3"]:
     return 0.8 * cv2.GaussianBlur(grain, (3, 3), 0.5) + 0.4 * grain
 
 
-def sample_skin(rng: np.random.Generator, tone: float | None = None) -> Skin:
+def sample_skin(
+    rng: np.random.Generator,
+    tone: float | None = None,
+    colour: Float[np.ndarray, "3"] | None = None,
+) -> Skin:
     """A subject's skin.
 
     Args:
         tone: 0 lightest .. 1 darkest; None draws it evenly.
+        colour: display values; None takes that of the tone.
     """
     tone = rng.uniform() if tone is None else tone
-    place = tone * (len(SKIN_TONES) - 1)
-    low = min(int(place), len(SKIN_TONES) - 2)
-    colour = SKIN_TONES[low] * (1 - place + low) + SKIN_TONES[low + 1] * (place - low)
-    colour = np.clip(colour * (1 + rng.normal(0, 0.02, 3)), 0, 1)
-    base = colour**GAMMA
+    if colour is None:
+        place = tone * (len(SKIN_TONES) - 1)
+        low = min(int(place), len(SKIN_TONES) - 2)
+        between = SKIN_TONES[low] * (1 - place + low) + SKIN_TONES[low + 1] * (place - low)
+        display = np.clip(between * (1 + rng.normal(0, 0.02, 3)), 0, 1)
+    else:
+        display = colour
+    base = display**GAMMA
     palm = base * (1 - 0.45 * tone) + 0.45 * tone * SKIN_TONES[2] ** GAMMA
     nail = np.clip(0.75 * base * [1.12, 0.92, 0.92] + 0.25 * np.array([0.8, 0.5, 0.45]), 0, 1)
     mottle = anatomy().smooth @ rng.standard_normal(778)
@@ -268,20 +277,34 @@ def sample_lights(rng: np.random.Generator) -> list[Light]:
     return lights
 
 
+class Solid(NamedTuple):
+    """What is in the picture besides hands: an arm, a sleeve, a thing that is held."""
+
+    vertices: Float[np.ndarray, "vertex 3"]  # metres
+    faces: Int[np.ndarray, "face 3"]  # of a closed surface
+    normals: Float[np.ndarray, "vertex 3"]  # unit, outwards
+    paint: Float[np.ndarray, "vertex 8"]  # place in the grain (metres), albedo, gloss, roughness
+
+
 class Mesh(NamedTuple):
-    """The hands of one picture, camera frame, metres."""
+    """The hands of one picture, then the solids; camera frame, metres."""
 
     vertices: Float[np.ndarray, "vertex 3"]
     faces: Int[np.ndarray, "face 3"]
     normals: Float[np.ndarray, "vertex 3"]
-    attributes: Float[np.ndarray, "vertex channel"]  # rest position, masks, mottle
+    # Rest position, masks, mottle; then a solid's albedo, gloss and roughness.
+    attributes: Float[np.ndarray, "vertex 12"]
     part: Int[np.ndarray, "vertex"]
     cap: Bool[np.ndarray, "face"]
+    solid: Bool[np.ndarray, "face"]
     scene: EmbreeScene
 
 
 def build_mesh(
-    hands: Float[np.ndarray, "hand 778 3"], sides: tuple[int, ...], mottle: Float[np.ndarray, "778"]
+    hands: Float[np.ndarray, "hand 778 3"],
+    sides: tuple[int, ...],
+    mottle: Float[np.ndarray, "778"],
+    solids: Sequence[Solid] = (),
 ) -> Mesh:
     """Cap the wrists and hand all to Embree."""
     body = anatomy()
@@ -295,7 +318,16 @@ def build_mesh(
         vertices.append(capped)
         faces.append(own + 779 * i)
         normals.append(smooth)
-    rest = np.concatenate([body.position, body.masks, np.append(mottle, 0)[:, None]], 1)
+    rest = np.concatenate(
+        [body.position, body.masks, np.append(mottle, 0)[:, None], np.zeros((779, 5))], 1
+    )
+    attributes = [np.tile(rest.astype(np.float32), (len(hands), 1))]
+    for solid in solids:
+        faces.append(solid.faces + sum(map(len, vertices)))
+        vertices.append(solid.vertices)
+        normals.append(solid.normals)
+        attributes.append(np.insert(solid.paint, [3] * 4, 0, axis=1).astype(np.float32))
+    own, others = len(hands) * len(body.faces), sum(len(solid.faces) for solid in solids)
     scene = EmbreeScene()
     points = np.ascontiguousarray(np.concatenate(vertices), np.float32)
     triangles = np.ascontiguousarray(np.concatenate(faces), np.int32)
@@ -304,9 +336,10 @@ def build_mesh(
         points,
         triangles,
         np.concatenate(normals).astype(np.float32),
-        np.tile(rest.astype(np.float32), (len(hands), 1)),
-        np.tile(body.part, len(hands)),
-        np.tile(np.arange(len(body.faces)) >= 1538, len(hands)),
+        np.concatenate(attributes),
+        np.append(np.tile(body.part, len(hands)), np.zeros(len(points) - 779 * len(hands), int)),
+        np.append(np.tile(np.arange(len(body.faces)) >= 1538, len(hands)), np.zeros(others, bool)),
+        np.arange(own + others) >= own,
         scene,
     )
 
@@ -441,8 +474,13 @@ def shade(
         colour[cloth] = cuff.colour
         colour[cap] *= 0.35  # the inside of a sleeve
     gloss[cloth | cap] = 0.05
+    rough = (~(cloth | cap)).astype(np.float32)
+    solid = mesh.solid[face]
+    paint = values[solid, 14:]
+    colour[solid] = paint[:, :3] * (1 + 0.035 * paint[:, 4] * grain[solid, 0])[:, None]
+    gloss[solid], rough[solid] = paint[:, 3], paint[:, 4]
     # The gradient lives in rest coordinates; as a small tilt its direction hardly matters.
-    bumped = unit(normal + np.float32(0.03) * grain[:, 1:4] * ~(cloth | cap)[:, None])
+    bumped = unit(normal + np.float32(0.03) * grain[:, 1:4] * rough[:, None])
     view = -unit(point)
 
     sky = open_sky * (0.75 - 0.25 * bumped[:, 1])  # brighter from above (y points down)
@@ -491,6 +529,20 @@ def visibility(
     return visible / SHADOW_RAYS
 
 
+class Layer(NamedTuple):
+    """What stands before the background."""
+
+    colour: Float[np.ndarray, "height width 3"]  # display values times alpha
+    alpha: Float[np.ndarray, "height width"]  # part of each pixel that anything fills
+    coverage: Float[np.ndarray, "height width"]  # part of each pixel that hands fill
+
+    def over(
+        self, background: Float[np.ndarray, "height width 3"]
+    ) -> Float[np.ndarray, "height width 3"]:
+        """The whole picture."""
+        return (background * (1 - self.alpha[..., None]) + self.colour).astype(np.float32)
+
+
 def render(
     hands: Float[np.ndarray, "hand 778 3"],
     sides: tuple[int, ...],
@@ -508,38 +560,67 @@ def render(
         The picture; black coverage where no hand is in view.
     """
     background, lights, cuff = sample_background(rng), sample_lights(rng), sample_cuff(rng)
-    mesh = build_mesh(hands, sides, skin.mottle)
+    layer = draw(build_mesh(hands, sides, skin.mottle), camera, skin, cuff, lights, rng)
+    image = add_noise(layer.over(background), (0.002, 0.012), rng)
+    return Picture(to_bytes(image), layer.coverage)
+
+
+def draw(
+    mesh: Mesh,
+    camera: Camera,
+    skin: Skin,
+    cuff: Cuff,
+    lights: list[Light],
+    rng: np.random.Generator,
+) -> Layer:
+    """Cast rays into the box of the mesh, more where it has edges, and shade what they meet."""
+    colour = np.zeros((HEIGHT, WIDTH, 3))
+    alpha, coverage = np.zeros((2, HEIGHT, WIDTH), np.float32)
     flat = mesh.vertices[:, :2] / mesh.vertices[:, 2:] * camera.focal + camera.centre
     left, top = np.clip(np.floor(flat.min(0)) - 1, 0, [WIDTH, HEIGHT]).astype(int)
     right, bottom = np.clip(np.ceil(flat.max(0)) + 2, 0, [WIDTH, HEIGHT]).astype(int)
     height, width = max(bottom - top, 0), max(right - left, 0)
-    coverage = np.zeros((HEIGHT, WIDTH), np.float32)
-    if height and width:
-        rows, columns = np.mgrid[top:bottom, left:right].astype(np.float32)
-        pixels = np.stack([columns, rows], -1).reshape(-1, 2)
-        face, barycentric, depth = cast(mesh, pixels, camera)
-        edge = np.flatnonzero(depth_edges(np.where(face >= 0, depth, 0).reshape(height, width)))
-        finer = (pixels[edge, None] + SUBPIXELS).reshape(-1, 2)
-        more = cast(mesh, finer, camera)
-        face = np.concatenate([face, more[0]])
-        barycentric = np.concatenate([barycentric, more[1]])
-        pixel = np.concatenate([np.arange(height * width), np.repeat(edge, len(SUBPIXELS))])
-        hit = np.flatnonzero(face >= 0)
-        radiance = shade(mesh, face[hit], barycentric[hit], skin, cuff, lights, rng)
-        # Part of the way to one brightness for all: cameras expose for what they see.
-        exposure = rng.uniform(0.22, 0.4) / (radiance.mean() ** 0.4 * 0.25**0.6 + 1e-6)
-        display = tone(exposure * radiance)
-        total = np.bincount(pixel, minlength=height * width)
-        sums = [np.bincount(pixel[hit], display[:, k], height * width) for k in range(3)]
-        filled = np.bincount(pixel[hit], minlength=height * width)
-        box = np.s_[top:bottom, left:right]
-        coverage[box] = (filled / total).reshape(height, width)
-        hands_part = (np.stack(sums, -1) / total[:, None]).reshape(height, width, 3)
-        background[box] = background[box] * (1 - coverage[box][..., None]) + hands_part
+    if not height or not width:
+        return Layer(colour, alpha, coverage)
+    rows, columns = np.mgrid[top:bottom, left:right].astype(np.float32)
+    pixels = np.stack([columns, rows], -1).reshape(-1, 2)
+    face, barycentric, depth = cast(mesh, pixels, camera)
+    # A sleeve is further out than the arm in it by less than what counts as a step.
+    steps = np.where(face >= 0, depth + mesh.solid[face], 0).reshape(height, width)
+    edge = np.flatnonzero(depth_edges(steps))
+    finer = (pixels[edge, None] + SUBPIXELS).reshape(-1, 2)
+    more = cast(mesh, finer, camera)
+    face = np.concatenate([face, more[0]])
+    barycentric = np.concatenate([barycentric, more[1]])
+    pixel = np.concatenate([np.arange(height * width), np.repeat(edge, len(SUBPIXELS))])
+    hit = np.flatnonzero(face >= 0)
+    radiance = shade(mesh, face[hit], barycentric[hit], skin, cuff, lights, rng)
+    # Part of the way to one brightness for all: cameras expose for what they see.
+    exposure = rng.uniform(0.22, 0.4) / (radiance.mean() ** 0.4 * 0.25**0.6 + 1e-6)
+    display = tone(exposure * radiance)
+    total = np.bincount(pixel, minlength=height * width)
+    sums = [np.bincount(pixel[hit], display[:, k], height * width) for k in range(3)]
+    box = np.s_[top:bottom, left:right]
+    colour[box] = (np.stack(sums, -1) / total[:, None]).reshape(height, width, 3)
+    for part, here in ((alpha, hit), (coverage, hit[~mesh.solid[face[hit]]])):
+        filled = np.bincount(pixel[here], minlength=height * width)
+        part[box] = (filled / total).reshape(height, width)
+    return Layer(colour, alpha, coverage)
+
+
+def add_noise(
+    image: Float[np.ndarray, "height width 3"],
+    strength: tuple[float, float],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "height width 3"]:
+    """A sensor's noise, of a standard deviation between two."""
     row, column = rng.integers(HEIGHT), rng.integers(WIDTH)
     grain = sensor_grain()[row : row + HEIGHT, column : column + WIDTH]
-    image = background + np.float32(rng.uniform(0.002, 0.012)) * grain
-    return Picture(np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), coverage)
+    return image + np.float32(rng.uniform(*strength)) * grain
+
+
+def to_bytes(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def tone(radiance: Float[np.ndarray, "sample 3"]) -> Float[np.ndarray, "sample 3"]:

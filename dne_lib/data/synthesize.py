@@ -3,7 +3,7 @@
 Every image is a function of (seed, split, index) alone, and so are its labels: neither the number
 of images nor of processes changes them. Images 4k..4k+3 show frames 3k..3k+2, the last of them
 from two cameras. Frames go round the captures, one subject each; subjects are never shared by
-splits. Even sequences show one hand, odd ones two.
+splits. Even sequences show one hand, odd ones two. Varied pictures show the same hands.
 
 World frame: z up, the origin in the middle of a dome of cameras. Lengths are metres here and
 millimetres in the files, except MANO's.
@@ -31,8 +31,10 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from dne_lib.config import HANDS
-from dne_lib.data import poses
+from dne_lib.data import poses, variation
+from dne_lib.data.props import sample_props, see
 from dne_lib.data.render import HEIGHT, WIDTH, Camera, Skin, render, sample_skin, unit
+from dne_lib.data.variation import render_varied
 from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.mano import ASSETS, JOINTS_TO_INTERHAND, HandModel
 from dne_lib.rasterize import vertex_normals
@@ -89,6 +91,7 @@ def synthesize(
     val: int = 0,
     workers: int | None = None,
     progress: bool = True,
+    varied: bool = False,
 ) -> None:
     """Write an InterHand2.6M v1.0 tree of rendered hands.
 
@@ -101,6 +104,8 @@ def synthesize(
         seed: any natural number.
         workers: processes; None is one for each core, 1 stays in this process.
         progress: show progress bars.
+        varied: pictures as photographs are, on arms, with things, in rooms, through a lens
+            (`variation`), with the same labels; otherwise bare hands in a studio.
 
     Raises:
         InputError: the folder holds something else or another data set; a number is negative; the
@@ -114,6 +119,8 @@ def synthesize(
         )
     claim_folder(root, "dataset")
     recipe = {"version": VERSION, "hand": _hand_digest(), "seed": seed, **counts}
+    if varied:
+        recipe["varied"] = variation.VERSION
     path = root / "recipe.json"
     if path.exists() and (found := read_json(path)) != recipe:
         raise InputError(
@@ -127,7 +134,7 @@ def synthesize(
         workers = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
     for split, count in counts.items():
         if count:
-            _write_split(root, split, count, seed, workers, progress)
+            _write_split(root, split, count, seed, workers, progress, varied)
 
 
 def _hand_digest() -> str:
@@ -137,7 +144,7 @@ def _hand_digest() -> str:
 
 
 def _write_split(
-    root: Path, split: str, count: int, seed: int, workers: int, progress: bool
+    root: Path, split: str, count: int, seed: int, workers: int, progress: bool, varied: bool
 ) -> None:
     folder = root / "annotations" / split
     paths = {
@@ -149,7 +156,7 @@ def _write_split(
         if all((root / "images" / split / name).exists() for name in names):
             return
     starts = range(0, count, CHUNK)
-    work = partial(make_chunk, root / "images" / split, split, count, seed)
+    work = partial(make_chunk, root / "images" / split, split, count, seed, varied)
     labels: dict[str, Any] = {"images": [], "annotations": []}
     joints: dict[str, Any] = {}
     mano: dict[str, Any] = {}
@@ -206,18 +213,28 @@ def subject(split: str, seed: int, capture: int) -> Subject:
     """Shape, skin and dome of a capture."""
     rng = np.random.default_rng((seed, SPLITS[split], 1, capture))
     betas = np.clip(rng.normal(size=10), -2, 2).round(6)
-    # The golden ratio spreads tones evenly over the captures, however many are used.
-    offset = np.random.default_rng((seed, SPLITS[split], 2)).uniform()
-    tone = (offset + capture * 0.6180339887) % 1
     rest = torch.eye(3).expand(16, 3, 3)
     with torch.no_grad():
         joints = _hand_model().single(0, rest, torch.tensor(betas, dtype=torch.float32)).joints
     return Subject(
         betas=betas,
-        skin=sample_skin(rng, float(tone)),
+        skin=sample_skin(rng, _tone(split, seed, capture)),
         anatomy=poses.anatomy(joints.double().numpy()),
         views=tuple(_sample_view(rng, i) for i in range(CAMERAS)),
     )
+
+
+def _tone(split: str, seed: int, capture: int) -> float:
+    """The golden ratio spreads tones evenly over the captures, however many are used."""
+    offset = np.random.default_rng((seed, SPLITS[split], 2)).uniform()
+    return float((offset + capture * 0.6180339887) % 1)
+
+
+@cache
+def varied_skin(split: str, seed: int, capture: int) -> Skin:
+    """Skin of a capture's subject in varied pictures."""
+    rng = np.random.default_rng((seed, SPLITS[split], 5, capture))
+    return variation.ita_skin(rng, _tone(split, seed, capture))
 
 
 def _sample_view(rng: np.random.Generator, place: int) -> View:
@@ -369,7 +386,9 @@ def _depth(right: np.ndarray, left: np.ndarray, normals: list[np.ndarray], tree:
     return depth
 
 
-def make_chunk(folder: Path, split: str, count: int, seed: int, start: int) -> dict[str, list[Any]]:
+def make_chunk(
+    folder: Path, split: str, count: int, seed: int, varied: bool, start: int
+) -> dict[str, list[Any]]:
     """Draw images start..start+15 that do not exist yet, and return the labels of all of them.
 
     Args:
@@ -435,8 +454,19 @@ def make_chunk(folder: Path, split: str, count: int, seed: int, start: int) -> d
             file_name = f"Capture{frame.capture}/{frame.sequence}/cam{name}/image{number}.jpg"
             if not (folder / file_name).exists():
                 draw = np.random.default_rng((seed, SPLITS[split], 4, index))
-                picture = render(camera, frame.sides, view.camera, people[k].skin, draw)
-                write_bytes(folder / file_name, _jpeg(picture.image))
+                quality = QUALITY
+                if varied:
+                    quality = variation.sample_quality(draw)
+                    skin = varied_skin(split, seed, frame.capture)
+                    seeds = (seed, SPLITS[split], 6, numbers[k])
+                    props = sample_props(
+                        points[present], frame.sides, skin, np.random.default_rng(seeds)
+                    )
+                    props = see(props, view.rotation, view.position)
+                    picture = render_varied(camera, frame.sides, view.camera, skin, props, draw)
+                else:
+                    picture = render(camera, frame.sides, view.camera, people[k].skin, draw)
+                write_bytes(folder / file_name, _jpeg(picture.image, quality))
             result["images"].append(
                 {
                     "id": index,
@@ -501,8 +531,8 @@ def _box(points: np.ndarray, camera: Camera) -> list[float]:
     return [round(float(v), 3) for v in (left, top, right - left, bottom - top)]
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+def _jpeg(image: np.ndarray, quality: int) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
