@@ -40,6 +40,9 @@ class ModelConfig:
     regressor: Literal["attention", "mlp"] = "attention"
     # What phi and varphi are: MLPs, or attention on the hand's mesh (Table 1: Ours-GraphAttn).
     estimator: Literal["mlp", "graph"] = "mlp"
+    # mu_3d starts a part of the way to where Eq. 1 would put the vertex, given its image point; the
+    # part is varphi's to say. Off: varphi alone, as in the paper, slow to find this out.
+    consistency: bool = True
     gamma: float = 0.1  # Eq. 2: standard deviation per unit of |mu|; open
     delta: float = 0.01  # Eq. 2: its floor, hand units (1 mm) or NDC (1.3 px at 256); open
     ridge: float = 1e-2  # xi of Eq. 6; larger shrinks the scale, smaller is unstable; open

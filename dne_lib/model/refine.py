@@ -22,6 +22,7 @@ from dne_lib.model.noise import sample_noise
 
 SMALLEST_SCALE = 0.1  # of a camera, NDC per hand unit: a hand a tenth of the image wide
 STEP = 0.1  # hand units, what a step typically is: smaller inputs are slow to be heard
+SHARE = -1.0  # logit of the part of the way that a fresh module goes: a good quarter
 
 
 def interpolate(
@@ -203,6 +204,24 @@ class CoordinateRegressor(nn.Module):
         return self.channels(rearrange(tokens, "n c v -> n v c")).float()
 
 
+def asked_step(
+    projected: Float[Tensor, "n v 2"],
+    points: Float[Tensor, "n v 2"],
+    camera: Float[Tensor, "n 2 2"],
+) -> Float[Tensor, "n v 2"]:
+    """x and y of the 3D noise whose shadow is the way from the projections to the points (Eq. 1).
+
+    Args:
+        projected: of the vertices, NDC.
+        points: u + eps_2d, NDC.
+        camera: what projected them.
+
+    Returns:
+        Hand units; the depth is anyone's guess.
+    """
+    return (points - projected) / camera[:, None, :, 0].clamp(min=SMALLEST_SCALE)
+
+
 class Refinement(NamedTuple):
     """What one module returns; samples lead."""
 
@@ -239,7 +258,8 @@ class DualNoiseModule(nn.Module):
         if config.noise_2d:
             self.phi = estimator([c, c, *where], 2)
         if config.noise_3d:
-            self.varphi = estimator([c, c, c, *own, *where], 3)
+            self.share = config.consistency and config.noise_2d
+            self.varphi = estimator([c, c, c, *own, *where], 3 + self.share)
         self.score = nn.Sequential(nn.Linear(3 * c + 2, c), nn.GELU(), nn.Linear(c, 1))
 
     def forward(
@@ -286,6 +306,11 @@ class DualNoiseModule(nn.Module):
                 own = [aligned] if config.vertex_coordinates else []
                 where = self._where(vertices, camera, projected, points, side)
                 mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
+                if self.share:
+                    mean_3d, logit = mean_3d.split([3, 1], dim=-1)
+                    part = (SHARE + logit).sigmoid()
+                    asked = asked_step(projected, points, camera)
+                    mean_3d = mean_3d + F.pad(part * asked, (0, 1))
             epsilon_3d = mean_3d
             if samples and config.noise_3d:
                 epsilon_3d = sample_noise(mean_3d, config.gamma, config.delta, generator)
@@ -305,9 +330,8 @@ class DualNoiseModule(nn.Module):
         """Which vertex this is and where it now stands, as far as switched on."""
         parts = [self.embedding[side]] if self.config.vertex_embedding else []
         if self.config.vertex_coordinates:
-            # By Eq. 1, the 3D noise whose shadow would be the step from the projection to u.
-            step = (u - projected) / camera[:, None, :, 0].clamp(min=SMALLEST_SCALE) / STEP
-            parts.append(torch.cat([vertices, projected, u, step], dim=-1))
+            step = asked_step(projected, u, camera)
+            parts.append(torch.cat([vertices, projected, u, step / STEP], dim=-1))
         return parts
 
     def _score(self, views: list[Tensor], away_2d: Tensor, away_3d: Tensor) -> Tensor:

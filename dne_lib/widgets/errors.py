@@ -34,7 +34,7 @@ ERRORS_CONTROLS: Controls = {
     "mesh": Choice("mesh", ("last module", "coarse")),
     "hand": Slider("hand", 0, HANDS_SHOWN - 1, 1, 0),
 }
-NEAR, FAR = np.float32([0.42, 0.62, 0.90]), np.float32([0.85, 0.37, 0.01])
+NEAR, FAR = np.array([[0.42, 0.62, 0.90], [0.85, 0.37, 0.01]], np.float32)
 
 
 class Aligned(NamedTuple):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -155,9 +156,18 @@ def build(**changes):
 
 
 @pytest.mark.parametrize("estimator", ["mlp", "graph"])
-def test_a_fresh_module_keeps_the_mesh(inputs, estimator):
-    module = DualNoiseModule(ModelConfig(channels=8, estimator=estimator), TOPOLOGY)
-    torch.testing.assert_close(module(**inputs).vertices[0], inputs["vertices"])
+def test_a_fresh_module_keeps_the_mesh_or_goes_a_quarter_of_the_way_that_eq_1_asks(
+    inputs, estimator
+):
+    v, config = inputs["vertices"], ModelConfig(channels=8, estimator=estimator)
+    paper = DualNoiseModule(dataclasses.replace(config, consistency=False), TOPOLOGY)
+    torch.testing.assert_close(paper(**inputs).vertices[0], v)
+    out = DualNoiseModule(config, TOPOLOGY)(**inputs)
+    asked = v.clone()  # the vertex that the old camera sees at u
+    scale, translation = inputs["camera"][:, None].unbind(-1)
+    asked[..., :2] = (out.coordinates[0] - translation) / scale
+    part = 1 / (1 + math.e)
+    torch.testing.assert_close(out.vertices[0], (1 - part) * v + part * asked)
 
 
 def test_without_samples_the_means_are_taken(inputs):
