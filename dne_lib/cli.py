@@ -119,7 +119,7 @@ class Train(Config):
 
     def both(self, config: Config, output: Path) -> Path:
         """The coarse network in output/upright and output/coarse, everything in output/full."""
-        coarse = dataclasses.replace(config.train, stage="coarse")
+        coarse = dataclasses.replace(config.train, stage="coarse", initial_rate=1.0)
         turned = dataclasses.replace(config.data, rotation=min(UPRIGHT, config.data.rotation))
         legs = {
             "upright": (dataclasses.replace(coarse, steps=self.upright_steps), turned),

@@ -146,6 +146,7 @@ def preset(name: Literal["tiny", "paper"]) -> Config:
         coordinates=2.0,
     )
     train = TrainConfig(steps=300, batch_size=32, schedule="cosine", warmup=50, workers=1)
+    train.initial_rate = 0.3  # at the full rate a short run harms the coarse network it starts from
     return Config(model=model, loss=loss, train=train)
 
 

@@ -28,9 +28,9 @@ small=(--model.image-size 96 --model.feature-size 24 --train.batch-size 48)
 leg coarse-upright --train.stage coarse --train.steps 8000 --train.warmup 100 \
     --data.rotation 10 "${small[@]}"
 leg coarse-turned --train.stage coarse --train.steps 8000 --train.warmup 100 \
-    --train.initial "$folder/coarse-upright" "${small[@]}"
+    --train.initial "$folder/coarse-upright" --train.initial-rate 1 "${small[@]}"
 leg coarse --train.stage coarse --train.steps 10000 --train.warmup 100 \
-    --train.initial "$folder/coarse-turned"
+    --train.initial "$folder/coarse-turned" --train.initial-rate 1
 leg full --train.steps 9500 --train.warmup 100 --train.initial "$folder/coarse" \
     --train.initial-rate 0.3
 python scripts/ship_weights.py shipped-coarse "$folder"/coarse{-upright,-turned,}
