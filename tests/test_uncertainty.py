@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -125,7 +127,7 @@ def test_the_figure_draws_each_by_name(truth):
 def test_a_network_is_measured_on_the_hands_present():
     hands = HandModel()
     torch.manual_seed(0)
-    network = DualNoiseNetwork(CONFIG, hands).eval()
+    network = DualNoiseNetwork(dataclasses.replace(CONFIG, consistency=False), hands).eval()
     batch = make_batch(hands)
     found = measure(network, [batch, batch], samples=4)
     assert found.spread.shape == found.error.shape == (8, 778)
