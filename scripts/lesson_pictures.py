@@ -38,7 +38,9 @@ def picture(path: Path) -> np.ndarray:
             "cell that shows a figure"
         )
     encoded = np.frombuffer(base64.b64decode(shown[0]), np.uint8)
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert image is not None  # a notebook that ran shows whole PNGs
+    return image
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -39,7 +39,8 @@ def mutual_slots(ring: Int[np.ndarray, "vertex slot"]) -> Int[np.ndarray, "verte
 
     A slot that only fills up the row leads to itself.
     """
-    own, place = np.indices(ring.shape)
+    grid = np.indices(ring.shape)
+    own, place = grid[0], grid[1]
     filled = (ring == own) & (place > 0)
     slot = np.zeros((len(ring), len(ring)), np.int64)  # of a vertex (row), that of another (column)
     slot[own[~filled], ring[~filled]] = place[~filled]
