@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from dne_lib.config import Config, config_to_dict
+from dne_lib.config import Config, config_to_dict, differences
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import default_device, evaluate, format_table, spread
@@ -33,6 +34,14 @@ logger = logging.getLogger(__name__)
 METRICS = {"mpjpe": "MPJPE", "mpvpe": "MPVPE", "mpvpe_2d": "2D"}
 PROTOCOL = "wrist"  # of the tables; the JSON has all
 FREE = ("train.workers", "train.save_every")  # may change between the calls that make a run
+LEVEL = 0.9  # of the interval that decides on a claim
+RULE = (
+    "Changes are taken seed by seed, since runs of a seed share data, order and starting weights: "
+    "mean ± standard deviation over the seeds, and the 90 % interval of the mean (Student's t). "
+    "A claim is borne out if the whole interval is below zero, failed if it is above, undecided if "
+    "it holds zero; one seed decides nothing."
+)
+MISSING = "not run yet"
 
 
 def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
@@ -45,7 +54,8 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
         path: the plan.
         runs: folder of the runs, a folder each, called after variant and seed. Plans that share a
             variant may share the folder.
-        output: folder for PLAN.json (see `summarise`), PLAN.md and a PNG for each table.
+        output: folder for PLAN.json (see `summarise`), PLAN.md and a PNG for each table; they
+            are whole at any time, and say what has not been run yet.
 
     Returns:
         What PLAN.json holds.
@@ -57,24 +67,30 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
     if plan.render is not None:
         synthesize(plan.config({}).data.root, **dataclasses.asdict(plan.render))
     initial = _coarse(plan, runs)
+    start = {} if initial is None else {"train.initial": initial}
     trained = {variant.name: variant for variant in plan.variants if variant.of is None}
-    found: dict[str, dict[str, Any]] = {}
-    results: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {variant.name: {} for variant in plan.variants}
+    missing = []
     for seed in plan.seeds:
         for variant in plan.variants:
             source = trained[variant.of or variant.name]
             run = runs / f"{source.slug}-{seed}"
-            start = {} if initial is None else {"train.initial": initial}
-            _train_once(plan.config({**source.set, **start}, seed), run)
+            config = plan.config({**source.set, **start}, seed)
             measured = run / f"measured-{variant.slug}.json"
             how = {"set": variant.set, "samples": variant.samples, "images": plan.images}
             known = read_json(measured) if measured.exists() else {}
-            if known.get("how") != how:
-                known = {"how": how, **_measure(run, variant, plan.images, seed)}
-                write_json(measured, known)
-            found.setdefault(variant.name, {})[str(seed)] = known
-            results = summarise(plan, found)
-            _write(results, output, path.stem)
+            if _finished(config, run) and known.get("how") == how:
+                found[variant.name][str(seed)] = known
+            else:
+                missing.append((seed, variant, config, run, measured, how))
+    results = summarise(plan, found)
+    _write(results, output, path.stem)
+    for seed, variant, config, run, measured, how in missing:
+        _train_once(config, run)
+        found[variant.name][str(seed)] = {"how": how, **_measure(run, variant, plan.images, seed)}
+        write_json(measured, found[variant.name][str(seed)])
+        results = summarise(plan, found)
+        _write(results, output, path.stem)
     return results
 
 
@@ -92,46 +108,48 @@ def _train_once(config: Config, run: Path) -> Path:
     """Train, go on, or do nothing, as the folder needs.
 
     Raises:
-        InputError: the run that is there is of another configuration, or of other weights.
+        InputError: see `_finished` and `train`.
     """
-    initial, finished = config.train.initial, run / "finished.json"
-    digest = None
-    if initial is not None:
-        digest = hashlib.sha256(find_weights(initial).read_bytes()).hexdigest()
-    if (run / "config.json").exists():
-        _check_same(run, config)
-    if finished.exists():
-        if read_json(finished)["initial"] != digest:
-            raise InputError(
-                f"{run} started from weights that {initial} no longer holds: delete the runs, or "
-                "choose another folder for them"
-            )
+    if _finished(config, run):
         return run
     logger.info("training %s", run)
     begun = (run / "checkpoint").exists() or (run / "checkpoint.old").exists()
     if (run / ".dne-run").exists() and not begun:
         shutil.rmtree(run)  # stopped before its first checkpoint
     train(config, run, resume=begun)
-    write_json(finished, {"initial": digest})
+    write_json(run / "finished.json", {"initial": _digest(config)})
     # Of dozens of runs only the weights are wanted, a quarter of what resuming takes.
     shutil.rmtree(run / "checkpoint")
     return run
 
 
-def _check_same(run: Path, config: Config) -> None:
-    """A run that is there must be the one that is asked for."""
-    old, new = read_json(run / "config.json"), config_to_dict(config)
-    differ = [
-        f"{part}.{name}"
-        for part in new
-        for name in new[part]
-        if old.get(part, {}).get(name) != new[part][name] and f"{part}.{name}" not in FREE
-    ]
-    if differ:
+def _finished(config: Config, run: Path) -> bool:
+    """Whether a run has been trained to its end.
+
+    Raises:
+        InputError: the run that is there is of another configuration, or of other weights.
+    """
+    path, finished = run / "config.json", run / "finished.json"
+    wanted = config_to_dict(config)
+    if path.exists() and (differ := differences(read_json(path), wanted, FREE)):
         raise InputError(
             f"{run} was trained with another plan ({', '.join(differ)} differ): delete it, or "
             "choose another folder for the runs"
         )
+    if not finished.exists():
+        return False
+    if read_json(finished)["initial"] != _digest(config):
+        raise InputError(
+            f"{run} started from weights that {config.train.initial} no longer holds: delete the "
+            "runs, or choose another folder for them"
+        )
+    return True
+
+
+def _digest(config: Config) -> str | None:
+    """Which weights a run starts from."""
+    initial = config.train.initial
+    return initial and hashlib.sha256(find_weights(initial).read_bytes()).hexdigest()
 
 
 class _Sampling(nn.Module):
@@ -187,36 +205,37 @@ def summarise(plan: Plan, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Means and spreads over seeds, and what became of the claims.
 
     Args:
-        found: by variant and seed, what was measured.
+        found: by variant and seed, what was measured; any of them may be missing.
 
     Returns:
-        `plan`; `runs`: by variant and seed, as given; `rows`: by row ("variant" for its last
-        stage, "variant, stage" for each), metric and group: `mean`, `std` (over seeds, sample
-        standard deviation; None for one seed), `seeds`: the values; `claims`: each with `change`
-        (row / over - 1, likewise), `lower` and `of` (seeds in which the error is lower, and all),
-        and `verdict`: borne out if the error is lower with every seed and the mean change is two
-        standard errors below zero; failed if it is lower with none; unclear otherwise.
+        `plan`; `runs`: by variant and seed, as given; `rows`, of what has been run: by row
+        ("variant" for its last stage, "variant, stage" for each), metric and group: `mean`, `std`
+        (over seeds, sample standard deviation; None for one seed), `seeds`: the values in the
+        plan's order, None where there is none; `claims`: each with `change` (row / over - 1,
+        likewise), `interval` (of its mean; None below two seeds), `lower` and `of` (seeds in which
+        the error is lower, and all), and `verdict`, by `RULE`.
     """
     rows = {}
     for name, runs in found.items():
+        if not runs:
+            continue
+        by_seed = [runs.get(str(seed)) for seed in plan.seeds]
         stages = list(next(iter(runs.values()))["stages"])
         for row, stage in [(name, stages[-1]), *((f"{name}, {s}", s) for s in stages)]:
             rows[row] = {
                 metric: {
-                    group: _statistics([_error(run, stage, metric, group) for run in runs.values()])
+                    group: _statistics([_error(run, stage, metric, group) for run in by_seed])
                     for group in GROUPS
                 }
                 for metric in METRICS
             }
-    claims = [
-        {**dataclasses.asdict(claim), **_verdict(claim, rows)}
-        for claim in plan.claims
-        if claim.row in rows and claim.over in rows
-    ]
+    claims = [{**dataclasses.asdict(claim), **_verdict(claim, rows)} for claim in plan.claims]
     return {"plan": dataclasses.asdict(plan), "rows": rows, "claims": claims, "runs": found}
 
 
-def _error(run: dict[str, Any], stage: str, metric: str, group: str) -> float | None:
+def _error(run: dict[str, Any] | None, stage: str, metric: str, group: str) -> float | None:
+    if run is None:
+        return None
     errors = run["stages"][stage][metric]
     return (errors if metric == "mpvpe_2d" else errors[PROTOCOL])[group]
 
@@ -231,18 +250,28 @@ def _statistics(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _verdict(claim: Claim, rows: dict[str, Any]) -> dict[str, Any]:
-    """Seeds are compared in pairs: they share data, order and starting weights."""
-    row, over = (rows[name][claim.metric]["All"]["seeds"] for name in (claim.row, claim.over))
-    changes = [ours / other - 1 for ours, other in zip(row, over, strict=False)]
-    lower, count, change = sum(c < 0 for c in changes), len(changes), _statistics(changes)
-    verdict = "unclear"
-    if count < 2:
-        verdict = "one seed"
-    elif lower == 0:
-        verdict = "failed"
-    elif lower == count and change["mean"] < -2 * change["std"] / count**0.5:
-        verdict = "borne out"
-    return {"change": change, "lower": lower, "of": count, "verdict": verdict}
+    """What `RULE` says of a claim."""
+    changes = []
+    if claim.row in rows and claim.over in rows:
+        row, over = (rows[name][claim.metric]["All"]["seeds"] for name in (claim.row, claim.over))
+        pairs = zip(row, over, strict=True)
+        changes = [None if None in pair else pair[0] / pair[1] - 1 for pair in pairs]
+    change = _statistics(changes)
+    known = [value for value in changes if value is not None]
+    interval, verdict = None, "one seed" if known else MISSING
+    if len(known) > 1:
+        half = student.ppf((1 + LEVEL) / 2, len(known) - 1) * change["std"] / len(known) ** 0.5
+        interval = [change["mean"] - half, change["mean"] + half]
+        verdict = "undecided"
+        if interval[1] < 0:
+            verdict = "borne out"
+        elif interval[0] > 0:
+            verdict = "failed"
+    lower = sum(value < 0 for value in known)
+    return {
+        "change": change, "interval": interval, "lower": lower, "of": len(known),
+        "verdict": verdict,
+    }  # fmt: skip
 
 
 def load_ablations(folder: Path) -> dict[str, dict[str, Any]]:
@@ -265,12 +294,14 @@ def table(results: dict[str, Any], name: str, markdown: bool = False) -> str:
         name: of the table in the plan.
     """
     entry = results["plan"]["tables"][name]
-    header = ["", *(f"{METRICS[m]} {g}" for m in entry["metrics"] for g in GROUPS)]
-    rows = [
-        [row, *(_cell(results["rows"][row][m][g]) for m in entry["metrics"] for g in GROUPS)]
-        for row in entry["rows"]
-        if row in results["rows"]
-    ]
+    header = ["", "seeds", *(f"{METRICS[m]} {g}" for m in entry["metrics"] for g in GROUPS)]
+    rows = []
+    for row in entry["rows"]:
+        cells = [MISSING] + ["-"] * (len(header) - 2)
+        if errors := results["rows"].get(row):
+            count = sum(value is not None for value in errors["mpvpe"]["All"]["seeds"])
+            cells = [f"{count}", *(_cell(errors[m][g]) for m in entry["metrics"] for g in GROUPS)]
+        rows.append([row, *cells])
     return format_table(header, rows, markdown)
 
 
@@ -281,25 +312,33 @@ def _cell(numbers: dict[str, Any]) -> str:
 
 
 def claims_table(results: dict[str, Any], markdown: bool = False) -> str:
-    """What the paper claims, what it reports, and what was measured here."""
-    header = ["claim", "metric", "paper", "here", "lower in", "verdict"]
-    rows = [
-        [
-            claim["claim"],
-            METRICS[claim["metric"]],
-            "-" if claim["paper"] is None else f"{claim['paper']:+.1%}",
-            _change(claim["change"]),
-            f"{claim['lower']} of {claim['of']} seeds",
-            claim["verdict"],
-        ]
-        for claim in results["claims"]
-    ]
+    """What is claimed, the change that the paper reports, the one measured here, and `RULE`'s word.
+
+    `error` is that of the row the claim compares with, then its own, means over their seeds.
+    """
+    header = ["claim", "metric", "error", "paper", "here", "90 % interval", "lower in", "verdict"]
+    rows = []
+    for claim in results["claims"]:
+        change, interval, count = claim["change"], claim["interval"], claim["of"]
+        errors = (
+            f"{results['rows'][row][claim['metric']]['All']['mean']:.2f}"
+            for row in (claim["over"], claim["row"])
+            if count
+        )
+        spread = "" if change["std"] is None else f" ± {change['std']:.1%}"
+        rows.append(
+            [
+                claim["claim"],
+                METRICS[claim["metric"]],
+                " → ".join(errors) or "-",
+                "-" if claim["paper"] is None else f"{claim['paper']:+.1%}",
+                f"{change['mean']:+.1%}{spread}" if count else "-",
+                "-" if interval is None else "{:+.1%} to {:+.1%}".format(*interval),
+                f"{claim['lower']} of {count} seeds" if count else "-",
+                claim["verdict"],
+            ]
+        )
     return format_table(header, rows, markdown)
-
-
-def _change(numbers: dict[str, Any]) -> str:
-    spread = "" if numbers["std"] is None else f" ± {numbers['std']:.1%}"
-    return f"{numbers['mean']:+.1%}{spread}"
 
 
 def figure(results: dict[str, Any], name: str) -> Figure:
@@ -340,16 +379,21 @@ def results_page(results: dict[str, Any], name: str) -> str:
     parts = [
         f"# {plan['title']}",
         f"Preset {plan['preset']}; {shared}. Seeds {', '.join(map(str, plan['seeds']))}. "
-        f"{runs[0]['images']['All']} test images, {runs[0]['hands']['All']} hands. "
         f"Errors: mm under the protocol {PROTOCOL}, 2D: pixels at 256; mean ± standard deviation "
         "over the seeds.",
-        "Made by " + "; ".join(f"{commit} on {device}" for commit, device in made) + ".",
     ]
+    if len(runs) < (planned := len(plan["variants"]) * len(plan["seeds"])):
+        parts += [f"Unfinished: {len(runs)} of {planned} results are there."]
+    if runs:
+        images, hands = runs[0]["images"]["All"], runs[0]["hands"]["All"]
+        by = "; ".join(f"{commit} on {device}" for commit, device in made)
+        parts += [f"{images} test images, {hands} hands. Made by {by}."]
     for key, entry in plan["tables"].items():
         parts += [f"## {entry['title']}", table(results, key, markdown=True)]
-        parts += [f"![{entry['title']}]({name}-{key}.png)"]
+        if any(row in results["rows"] for row in entry["rows"]):
+            parts += [f"![{entry['title']}]({name}-{key}.png)"]
     if results["claims"]:
-        parts += ["## What the paper claims", claims_table(results, markdown=True)]
+        parts += ["## Claims", claims_table(results, markdown=True), RULE]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,17 +1,27 @@
 """What there is of a data set, whether it is whole, and whether its labels lie on its images."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dne_lib.camera import ndc_to_pixels
+from dne_lib.camera import ndc_to_pixels, pixels_to_ndc
 from dne_lib.config import DataConfig, ModelConfig
 from dne_lib.data.augment import apply_affine
-from dne_lib.data.index import Fits, Index, content_digest, fit_hands, missing_images, read_index
+from dne_lib.data.index import (
+    Fits,
+    Index,
+    content_digest,
+    fit_hands,
+    image_folder,
+    missing_images,
+    read_index,
+)
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.shards import Shards, is_exported
 from dne_lib.data.subsets import PUBLISHED, by_humans, human_list, interacting, is_builtin, release
@@ -25,6 +35,7 @@ SIZE = 256  # pixels of a picture
 MESH_COLOURS = np.array([[0.9, 0.15, 0.4], [0.15, 0.35, 0.95]], np.float32)
 JOINT_COLOURS = ((255, 235, 0), (0, 255, 140))
 POOR = 20.0  # mm: a fit that is farther off is hardly one
+PARTS = {"5": 44, "30": 198}  # of the tar file that holds v1.0's images, by frames a second
 
 
 def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> Iterator[str]:
@@ -70,6 +81,7 @@ def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> It
         except InputError as error:
             bad.append(split)
             yield f"  {split} CANNOT BE USED: {error}"
+    yield from describe_parts(root)
     if bad:
         raise InputError(f"{root}: {', '.join(bad)} cannot be used as it is, see above")
 
@@ -103,13 +115,36 @@ def describe_split(root: Path, split: str, hands: HandModel) -> Iterator[str]:
         yield "  annotated by humans: no list, which only data.annotation H and M need"
     if packed is not None:
         yield f"  images: all there, in {len(packed.names)} tar files"
-    elif len((missing := missing_images(index, root / "images" / split)).rows):
+    elif len((missing := missing_images(index, image_folder(root, split))).rows):
         gone = len(missing.rows)
         there = len(index.file_name) - gone
         yield f"  images: {there:,} there, {gone:,} MISSING: {missing.where()}"
     else:
         yield "  images: all there"
     yield from describe_fits(index, fit_hands(index, hands))
+
+
+def describe_parts(root: Path) -> Iterator[str]:
+    """Lines on the downloaded parts of the images, where they are still in the folder or beside it.
+
+    They are cut from one file to one size and called partaa, partab and so on; which images are in
+    which of them nobody publishes, but all parts are needed.
+    """
+    folders = (root, root.resolve().parent)
+    for folder, (rate, count) in product(folders, PARTS.items()):
+        start = f"InterHand2.6M.images.{rate}.fps.v1.0.tar."
+        sizes = {path.name: path.stat().st_size for path in folder.glob(f"{start}part??")}
+        if not sizes:
+            continue
+        names = [f"{start}part{a}{b}" for a, b in product(ascii_lowercase, repeat=2)][:count]
+        lost = [name for name in names if name not in sizes]
+        size = max(sizes.values())
+        short = [name for name in names[:-1] if sizes.get(name, size) < size]
+        yield f"tar parts of the images in {folder}: {count - len(lost)} of {count}" + "".join(
+            f"; {what}: {', '.join(name.removeprefix(start) for name in which)}"
+            for what, which in (("MISSING", lost), ("NOT WHOLE", short))
+            if which
+        )
 
 
 def describe_fits(index: Index, fits: Fits) -> Iterator[str]:
@@ -183,7 +218,7 @@ def overlay(dataset: InterHand, sample: dict[str, Tensor]) -> Float[np.ndarray, 
     )
     points, seen = triangulated(dataset, sample)
     canvas = np.ascontiguousarray((picture * 255).round().astype(np.uint8))
-    points = ((points + 0.5) * (SIZE / dataset.config.image_size) - 0.5) * 16
+    points = ndc_to_pixels(pixels_to_ndc(points, dataset.config.image_size), SIZE) * 16
     for hand, colour in enumerate(JOINT_COLOURS):
         pixels = [tuple(map(int, point)) for point in points[hand].round()]
         for joint, parent in enumerate(SKELETON):

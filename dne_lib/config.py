@@ -5,6 +5,7 @@ The paper's hyperparameters are in a supplement that was never published; those 
 """
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -179,3 +180,21 @@ def config_from_dict(values: dict[str, Any], source: Path) -> Config:
         paths = {k: Path(v) for k, v in given.items() if k in ("root", "mano") and v is not None}
         parts[name] = kind(**{**given, **paths})
     return Config(**parts)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> list[str]:
+    """Dotted names of the fields in which two configurations differ, as `config_to_dict` has them.
+
+    Args:
+        old: what was read, perhaps of an earlier version: fields it lacks have their default.
+        new: what is asked for.
+        free: names that may differ.
+    """
+    defaults = config_to_dict(Config())
+    return [
+        f"{part}.{name}"
+        for part, fields in new.items()
+        for name, value in fields.items()
+        if old.get(part, {}).get(name, defaults[part][name]) != value
+        and f"{part}.{name}" not in free
+    ]

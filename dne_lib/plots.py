@@ -18,8 +18,9 @@ from matplotlib.colors import Normalize, hsv_to_rgb
 from matplotlib.figure import Figure
 
 from dne_lib.camera import ndc_to_pixels
-from dne_lib.config import HAND_UNIT, JOINTS, PARTS
+from dne_lib.config import JOINTS, PARTS
 from dne_lib.files import InputError, write_bytes
+from dne_lib.metrics import MILLIMETRES
 from dne_lib.rasterize import rasterize, vertex_normals
 
 SKIN = np.array([[0.93, 0.60, 0.42], [0.42, 0.62, 0.90]], np.float32)  # right warm, left blue
@@ -123,7 +124,7 @@ def error_colours(
     vertices: Float[np.ndarray, "hand vertex 3"], truth: Float[np.ndarray, "hand vertex 3"]
 ) -> Float[np.ndarray, "hand vertex 3"]:
     """Colours of the distance to the truth, 0 to `WORST` millimetres; both in hand units."""
-    millimetres = np.linalg.norm(vertices - truth, axis=-1) * HAND_UNIT * 1000
+    millimetres = np.linalg.norm(vertices - truth, axis=-1) * MILLIMETRES
     return ERROR_COLOURS(np.minimum(millimetres / WORST, 1.0))[..., :3].astype(np.float32)
 
 

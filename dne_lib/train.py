@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dne_lib.config import Config, TrainConfig, config_from_dict, config_to_dict
+from dne_lib.config import Config, TrainConfig, config_from_dict, config_to_dict, differences
 from dne_lib.data.interhand import InterHand
 from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.losses import total_loss
@@ -323,15 +323,8 @@ def _open_run(config: Config, output: Path, resume: bool) -> None:
         )
     values = config_to_dict(config)
     if resume:
-        old = read_json(path)
-        differ = [
-            f"{part}.{name}"
-            for part in ("model", "data", "loss", "train")
-            for name in values[part]
-            if values[part][name] != old.get(part, {}).get(name)
-            and f"{part}.{name}" not in ("train.steps", "train.workers", "train.save_every")
-        ]
-        if differ:
+        free = ("train.steps", "train.workers", "train.save_every")
+        if differ := differences(read_json(path), values, free):
             raise InputError(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "
                 "resume with the same, or start a new run from its weights with train.initial"

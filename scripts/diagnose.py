@@ -3,7 +3,8 @@
     python scripts/diagnose.py NETWORK DATA [--images 400]
 
 NETWORK is a run folder, a .safetensors file, shipped or shipped-coarse; DATA a tree whose test
-split is measured, on evenly spaced images.
+split is measured, on evenly spaced images. Millimetres are from MANO's wrist; the protocol
+`wrist` of `dne evaluate` reads the wrist off the mesh, and its figures differ.
 """
 
 import argparse
@@ -18,13 +19,8 @@ from tqdm.auto import tqdm
 from dne_lib.camera import project
 from dne_lib.data.interhand import InterHand
 from dne_lib.evaluate import format_table, spread
-from dne_lib.metrics import MILLIMETRES, PIXELS
+from dne_lib.metrics import MILLIMETRES, mpvpe_2d
 from dne_lib.train import load_network
-
-
-def mean_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Of the points of each hand."""
-    return (a - b).norm(dim=-1).mean(dim=-1)
 
 
 def main() -> None:
@@ -51,7 +47,7 @@ def main() -> None:
             pixels |= {"regressed points": own, "the mean of the two": (u + own) / 2}
         floor = project(batch["vertices"], batch["camera"])[there]
         for name, points in (pixels | {"orthographic floor": floor}).items():
-            errors[f"{name}, px"].append(PIXELS * mean_distance(points, true_u))
+            errors[f"{name}, px"].append(mpvpe_2d(points, true_u))
         guesses = {
             "coarse mesh": v,
             "with true x, y": torch.cat([true[..., :2], v[..., 2:]], dim=-1),
@@ -59,10 +55,10 @@ def main() -> None:
         }
         for m, stage in enumerate(output.stages[1:], 1):
             guesses[f"module {m}"] = stage.vertices[there]
-            points = stage.projections[there]
-            errors[f"module {m}, px"].append(PIXELS * mean_distance(points, true_u))
+            errors[f"module {m}, px"].append(mpvpe_2d(stage.projections[there], true_u))
         for name, points in guesses.items():
-            errors[f"{name}, mm"].append(MILLIMETRES * mean_distance(points, true))
+            distance = (points - true).norm(dim=-1).mean(dim=-1)
+            errors[f"{name}, mm"].append(MILLIMETRES * distance)
     rows = [[name, f"{torch.cat(each).mean():.2f}"] for name, each in sorted(errors.items())]
     print(format_table(["mean over the hands", ""], rows, markdown=True))
 

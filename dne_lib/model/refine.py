@@ -291,7 +291,7 @@ class DualNoiseModule(nn.Module):
             own_point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
             u = gate * own_point + (1 - gate) * projected
             f_p, f_r = (interpolate(features, p).to(dtype) for p in (projected, own_point))
-            where = self._where(vertices, camera, projected, u, side)
+            where = self._where(vertices, projected, u, asked_step(projected, u, camera), side)
             mean_2d = self.phi([f_p, f_r, *where])  # Eq. 3
 
         drawn = []
@@ -304,12 +304,12 @@ class DualNoiseModule(nn.Module):
             views = three_views(aligned, vertices, config.voxel_grid)
             if config.noise_3d:
                 own = [aligned] if config.vertex_coordinates else []
-                where = self._where(vertices, camera, projected, points, side)
+                asked = asked_step(projected, points, camera)
+                where = self._where(vertices, projected, points, asked, side)
                 mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
                 if self.share:
                     mean_3d, logit = mean_3d.split([3, 1], dim=-1)
                     part = (SHARE + logit).sigmoid()
-                    asked = asked_step(projected, points, camera)
                     mean_3d = mean_3d + F.pad(part * asked, (0, 1))
             epsilon_3d = mean_3d
             if samples and config.noise_3d:
@@ -325,12 +325,11 @@ class DualNoiseModule(nn.Module):
         return Refinement(refined, coordinates, scores, best, camera)
 
     def _where(
-        self, vertices: Tensor, camera: Tensor, projected: Tensor, u: Tensor, side: Tensor
+        self, vertices: Tensor, projected: Tensor, u: Tensor, step: Tensor, side: Tensor
     ) -> list[Tensor]:
         """Which vertex this is and where it now stands, as far as switched on."""
         parts = [self.embedding[side]] if self.config.vertex_embedding else []
         if self.config.vertex_coordinates:
-            step = asked_step(projected, u, camera)
             parts.append(torch.cat([vertices, projected, u, step / STEP], dim=-1))
         return parts
 

@@ -14,6 +14,7 @@ from dne_lib.camera import project
 from dne_lib.config import HAND_UNIT, HANDS
 from dne_lib.files import InputError
 from dne_lib.mano import MANO_TO_JOINTS, Hands, rotation_6d_to_matrix
+from dne_lib.metrics import MILLIMETRES
 from dne_lib.model.coarse import Parameters
 from dne_lib.model.network import DualNoiseNetwork
 from dne_lib.plots import draw_crop, enlarged
@@ -103,7 +104,7 @@ def attention_scene(
         for power in POWERS:
             parameters = parameters_at(network, features, float(2**power))
             vertices = posed(network, parameters).vertices
-            space = (vertices - batch["vertices"]).norm(dim=-1).mean((1, 2)) * HAND_UNIT * 1000
+            space = (vertices - batch["vertices"]).norm(dim=-1).mean((1, 2)) * MILLIMETRES
             flat = project(vertices, parameters.camera) - batch["vertices_2d"]
             plane = flat.norm(dim=-1).mean((1, 2)) * PIXELS / 2
             errors.append(torch.stack([space, plane], dim=-1))

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from dne_lib.config import HAND_UNIT
 from dne_lib.data.augment import Augmentation
 from dne_lib.data.interhand import InterHand
+from dne_lib.metrics import MILLIMETRES
 from dne_lib.plots import MAPS, enlarged, map_pictures
 from dne_lib.widgets.panels import (
     COOL,
@@ -71,7 +71,7 @@ def augment_panels(
     lines, dots = _skeletons(sample)
     maps = map_pictures(**{name: sample[name].numpy() for name in MAPS})
     normals = cv2.resize(maps[MAPS.index("normals")], (PIXELS, PIXELS), None, 0, 0, 0)  # nearest
-    solid = 1000 * HAND_UNIT * sample["joints"].numpy()
+    solid = MILLIMETRES * sample["joints"].numpy()
     solid[~sample["present"].numpy()] = np.nan
     corners = REACH * (2.0 * np.indices((2, 2, 2)).reshape(3, 8).T - 1)
     return [

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from dne_lib.config import HAND_UNIT
 from dne_lib.files import InputError
+from dne_lib.metrics import MILLIMETRES
 from dne_lib.model.auxiliary import Auxiliary
 from dne_lib.model.network import DualNoiseNetwork
 from dne_lib.plots import ERROR_COLOURS, MAP_TITLES, MAPS, enlarged, map_pictures
@@ -63,7 +63,7 @@ def map_errors(
     extent = 1000 * (rest.amax(0) - rest.amin(0))
     away = (auxiliary.densepose - batch["densepose"]) * extent[:, None, None]
     cosine = F.cosine_similarity(auxiliary.normals, batch["normals"], dim=1)
-    depth = (auxiliary.depth - batch["depth"])[:, 0].abs() * HAND_UNIT * 1000
+    depth = (auxiliary.depth - batch["depth"])[:, 0].abs() * MILLIMETRES
     return {
         "parts": 100.0 * (auxiliary.parts.argmax(1) != batch["parts"]),
         "depth": depth * on_hand,

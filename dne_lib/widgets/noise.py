@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dne_lib.camera import project
-from dne_lib.config import HAND_UNIT, VERTICES
+from dne_lib.config import VERTICES
 from dne_lib.lessons import Coarse
 from dne_lib.mano import FINGERTIPS, HandModel
+from dne_lib.metrics import MILLIMETRES
 from dne_lib.model.noise import sample_noise
 from dne_lib.plots import enlarged
 from dne_lib.widgets.panels import (
@@ -98,7 +99,7 @@ def draw_noise(
     """
     flat = space == "2D"
     start, mean = (scene.points, scene.mean_2d) if flat else (scene.vertices, scene.mean_3d)
-    truth, unit = (scene.true_points, PIXELS / 2) if flat else (scene.truth, 1000 * HAND_UNIT)
+    truth, unit = (scene.true_points, PIXELS / 2) if flat else (scene.truth, MILLIMETRES)
     generator = torch.Generator().manual_seed(seed)
     noise = sample_noise(mean.expand(MOST_SAMPLES, *mean.shape), gamma, delta, generator)[:samples]
     errors = (start + noise - truth).norm(dim=-1) * unit

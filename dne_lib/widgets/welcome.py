@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dne_lib.config import HAND_UNIT
-from dne_lib.metrics import mpvpe, mpvpe_2d
+from dne_lib.metrics import MILLIMETRES, mpvpe, mpvpe_2d
 from dne_lib.model import Stage
 from dne_lib.plots import SKIN, draw_crop, error_colours, placed
 from dne_lib.widgets.panels import (
@@ -105,7 +104,7 @@ def welcome_panels(
     hands = np.flatnonzero(present)
     count = vertices.shape[1]
     faces = np.concatenate([scene.faces[hand] + i * count for i, hand in enumerate(hands)])
-    solid = placed(vertices, camera)[hands].reshape(-1, 3) * 1000 * HAND_UNIT
+    solid = placed(vertices, camera)[hands].reshape(-1, 3) * MILLIMETRES
     steps = np.arange(len(names))
     lines = [np.stack([steps, scene.errors[:, n, unit]], 1) for unit in range(2)]
     title = "the truth: no error"
