@@ -36,6 +36,7 @@ MESH_COLOURS = np.array([[0.9, 0.15, 0.4], [0.15, 0.35, 0.95]], np.float32)
 JOINT_COLOURS = ((255, 235, 0), (0, 255, 140))
 POOR = 20.0  # mm: a fit that is farther off is hardly one
 PARTS = {"5": 44, "30": 198}  # of the tar file that holds v1.0's images, by frames a second
+MOST = 8  # names in a line
 
 
 def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> Iterator[str]:
@@ -132,19 +133,20 @@ def describe_parts(root: Path) -> Iterator[str]:
     """
     folders = (root, root.resolve().parent)
     for folder, (rate, count) in product(folders, PARTS.items()):
-        start = f"InterHand2.6M.images.{rate}.fps.v1.0.tar."
-        sizes = {path.name: path.stat().st_size for path in folder.glob(f"{start}part??")}
+        parts = folder.glob(f"InterHand2.6M.images.{rate}.fps.v1.0.tar.part??")
+        sizes = {path.suffix[1:]: path.stat().st_size for path in parts}
         if not sizes:
             continue
-        names = [f"{start}part{a}{b}" for a, b in product(ascii_lowercase, repeat=2)][:count]
+        names = [f"part{a}{b}" for a, b in product(ascii_lowercase, repeat=2)][:count]
         lost = [name for name in names if name not in sizes]
         size = max(sizes.values())
         short = [name for name in names[:-1] if sizes.get(name, size) < size]
-        yield f"tar parts of the images in {folder}: {count - len(lost)} of {count}" + "".join(
-            f"; {what}: {', '.join(name.removeprefix(start) for name in which)}"
-            for what, which in (("MISSING", lost), ("NOT WHOLE", short))
-            if which
-        )
+        line = f"tar parts of the images in {folder}: {count - len(lost)} of {count}"
+        for what, which in (("MISSING", lost), ("NOT WHOLE", short)):
+            if which:
+                line += f"; {what}: {', '.join(which[:MOST])}"
+                line += f" and {len(which) - MOST} more" if len(which) > MOST else ""
+        yield line
 
 
 def describe_fits(index: Index, fits: Fits) -> Iterator[str]:

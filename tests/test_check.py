@@ -59,6 +59,25 @@ def test_what_is_there_is_said_and_drawn(tree, tmp_path, capsys, monkeypatch):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
 
 
+def test_tar_parts_that_are_missing_or_not_whole_are_named(tree):
+    assert not any("tar parts" in line for line in lines(tree))
+    names = [f"{a}{b}" for a in "ab" for b in "abcdefghijklmnopqrstuvwxyz"]
+    for name in names[: names.index("br") + 1]:
+        path = tree.parent / f"InterHand2.6M.images.5.fps.v1.0.tar.part{name}"
+        path.write_bytes(b"1234567" if name != "br" else b"12")  # the last one is shorter
+    found = [line for line in lines(tree) if "tar parts" in line]
+    assert found == [f"tar parts of the images in {tree.parent}: 44 of 44"]
+    for name in ("ab", "bd", "br"):
+        (tree.parent / f"InterHand2.6M.images.5.fps.v1.0.tar.part{name}").unlink()
+    (tree.parent / "InterHand2.6M.images.5.fps.v1.0.tar.partac").write_bytes(b"123")
+    (tree / "InterHand2.6M.images.30.fps.v1.0.tar.parthp").touch()
+    found = [line for line in lines(tree) if "tar parts" in line]
+    assert found[0].startswith(f"tar parts of the images in {tree}: 1 of 198; MISSING: partaa, ")
+    assert found[0].endswith(", partah and 189 more")
+    where = f"tar parts of the images in {tree.parent}: 41 of 44"
+    assert found[1:] == [f"{where}; MISSING: partab, partbd, partbr; NOT WHOLE: partac"]
+
+
 def test_the_built_in_data_are_known_as_such(builtin_data, tmp_path):
     text = "\n".join(check_data(builtin_data, None, tmp_path / "check"))
     assert "hand model" not in text
@@ -122,7 +141,7 @@ def test_labels_in_the_wrong_unit_are_seen(tree):
     ("spoil", "said"),
     [
         (lambda tree: label_file(tree, "camera").write_text("{"), "camera.json is not valid JSON"),
-        (lambda tree: label_file(tree, "joint_3d").unlink(), "lacks InterHand2.6M_train_joint_3d"),
+        (lambda tree: label_file(tree, "joint_3d").unlink(), "M_train_joint_3d.json: run"),
         (lambda tree: edit(tree, "MANO_NeuralAnnot", dict.clear), "no usable image in train"),
         (
             lambda tree: next((tree / "images" / "train").rglob("*.jpg")).write_bytes(b"?"),

@@ -288,6 +288,15 @@ def test_converted_file_that_is_not_its_pickle(tmp_path, built_in):
         list(check_mano(tmp_path))
 
 
+def test_check_of_a_folder_that_cannot_be_written(tmp_path, built_in):
+    (save_licensed(tmp_path, built_in) / "MANO_LEFT.npz").mkdir()  # nobody can put a file there
+    text = "\n".join(check_mano(tmp_path))
+    assert text.count("  converted: ") == 1
+    assert "  not converted, so that loading takes longer: cannot write " in text
+    assert "mirrored, as it should be" in text
+    HandModel(tmp_path)
+
+
 def test_check_of_one_hand_reports_it_before_it_asks_for_the_other(tmp_path, built_in):
     lines = check_mano(save_licensed(tmp_path, {"right": built_in["right"]}))
     assert "MANO_RIGHT.pkl" in next(lines)

@@ -130,10 +130,10 @@ def read_index(root: Path, split: str) -> Index:
             "data.root at the folder of InterHand2.6M that holds annotations/ and images/"
         )
     paths = [folder / f"InterHand2.6M_{split}_{name}.json" for name in FILES]
-    missing = [path.name for path in (*paths, root / "images" / split) if not path.exists()]
-    if missing:
+    wanted = (*paths, image_folder(root, split))
+    if missing := [f"{path.relative_to(root)}" for path in wanted if not path.exists()]:
         raise InputError(
-            f"the tree {root} is half-written, it lacks {', '.join(missing)} of {split}: run "
+            f"the tree {root} is half-written, it lacks {', '.join(missing)}: run "
             f"`dne synthesize {root}` again, or unpack that part of InterHand2.6M again"
         )
     states = [path.stat() for path in paths]
@@ -142,6 +142,13 @@ def read_index(root: Path, split: str) -> Index:
     index = _cached(Index, target, lambda: _parse(paths, split))
     _prune(index.folder)
     return index
+
+
+def image_folder(root: Path, split: str) -> Path:
+    """Where a split's images are: in images/, which may lie in the folder that unpacking makes."""
+    folder = root / "images" / split
+    unpacked = sorted(root.glob(f"InterHand2.6M_*fps_batch*/images/{split}"))
+    return unpacked[0] if unpacked and not folder.exists() else folder
 
 
 def fit_hands(index: Index, hands: HandModel) -> Fits:

@@ -41,9 +41,16 @@ from dne_lib.data.augment import (
     reduction,
     swap_hands,
 )
-from dne_lib.data.index import Missing, content_digest, fit_hands, missing_images, read_index
+from dne_lib.data.index import (
+    Missing,
+    content_digest,
+    fit_hands,
+    image_folder,
+    missing_images,
+    read_index,
+)
 from dne_lib.data.shards import Shards, is_exported
-from dne_lib.data.subsets import chosen, release
+from dne_lib.data.subsets import chosen, is_builtin, release
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel, matrix_to_rotation_6d
 from dne_lib.rasterize import auxiliary_maps
@@ -92,7 +99,7 @@ class InterHand(Dataset):
         augment: bool,
         seed: int = 0,
     ):
-        self.root, self.images = root, root / "images" / split
+        self.root, self.images = root, image_folder(root, split)
         self.config, self.data, self.augment, self.seed = config, data, augment, seed
         self.hands = HandModel(data.mano)
         self.topology = self.hands.topology
@@ -103,6 +110,9 @@ class InterHand(Dataset):
         self.poor = fits.error > limit
         missing = NONE_MISSING if self.shards else missing_images(index, self.images)
 
+        if data.mano is None and not is_builtin(root):
+            log.warning("%s: these labels were not made for the built-in hand: give MANO's folder "
+                        "as data.mano", root)  # fmt: skip
         used = chosen(index, root, split, data)
         present, poor = fits.present & used[:, None], self.poor[index.frame]
         left = present & ~poor
@@ -346,7 +356,7 @@ def decode(
     Args:
         path: of the file, for error messages.
     """
-    # OpenCV fills what is missing of a JPEG with grey and does not say so: look for its end.
+    # OpenCV 4 fills what is missing of a JPEG with grey and does not say so: look for its end.
     whole = not encoded.startswith(b"\xff\xd8") or b"\xff\xd9" in encoded[-1024:]
     flag = {
         1: cv2.IMREAD_COLOR,

@@ -32,6 +32,7 @@ from dne_lib.data.index import (
     VERSION,
     Arrays,
     Index,
+    image_folder,
     load_arrays,
     missing_images,
     publish_arrays,
@@ -132,7 +133,8 @@ def export(
         raise InputError(f"{shard_images} images in a shard: put at least one there")
     index = read_index(root, split)
     used = chosen(index, root, split, data)
-    used[missing_images(index, root / "images" / split).rows] = False
+    images = image_folder(root, split)
+    used[missing_images(index, images).rows] = False
     rows = np.flatnonzero(used)
     if not len(rows):
         raise InputError(f"{root} has no image of {split} to export: choose another subset")
@@ -147,7 +149,7 @@ def export(
     starts = range(0, len(rows), shard_images)
     for number, start in enumerate(tqdm(starts, desc=f"exporting {split}", delay=2)):
         name = f"{split}-{number:05}.tar"
-        content, members = _pack(index, rows, start, shard_images, root / "images" / split)
+        content, members = _pack(index, rows, start, shard_images, images)
         write_bytes(folder / name, content)
         sizes[name] = len(content)
         places += [(number, *member) for member in members]

@@ -1,5 +1,8 @@
 """The image encoder: a ResNet and a top-down path to one feature map F (Overall Architecture)."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -7,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dne_lib.config import ModelConfig
+from dne_lib.files import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,6 +25,26 @@ def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def resnet(name: str, pretrained: bool) -> torchvision.models.ResNet:
+    """A ResNet, with ImageNet weights if asked for, which torchvision downloads once.
+
+    Raises:
+        InputError: they are not there and cannot be downloaded.
+    """
+    build = getattr(torchvision.models, name)
+    if not pretrained:
+        return build()
+    weights: Any = torchvision.models.get_model_weights(name)
+    try:
+        return build(weights=weights.DEFAULT)
+    except OSError as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints"
+        raise InputError(
+            f"cannot download {name}'s ImageNet weights ({error}): put {weights.DEFAULT.url} into "
+            f"{place}, or start without them (model.pretrained)"
+        ) from None
+
+
 class Encoder(nn.Module):
     """Image to feature maps F at a quarter of its resolution.
 
@@ -30,8 +54,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        build = getattr(torchvision.models, config.backbone)
-        net = build(weights="DEFAULT" if config.pretrained else None)
+        net = resnet(config.backbone, config.pretrained)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)

@@ -13,6 +13,7 @@ from dne_lib.mano import HandModel, rotation_6d_to_matrix
 from dne_lib.model.auxiliary import Auxiliary, AuxiliaryBlock
 from dne_lib.model.coarse import CoarseRegressor, Parameters
 from dne_lib.model.encoder import Encoder
+from dne_lib.model.noise import Calibration
 from dne_lib.model.refine import AttentionRegressor, CoordinateRegressor, DualNoiseModule
 
 
@@ -76,6 +77,8 @@ class DualNoiseNetwork(nn.Module):
         super().__init__()
         check_model_config(config)
         self.config = config
+        # By kind of image, SH or IH; read with the weights, if they have been calibrated.
+        self.calibration: dict[str, Calibration] = {}
         self.hands = hands if hands is not None else HandModel()
         self.encoder = Encoder(config)
         self.auxiliary = AuxiliaryBlock(config.channels)

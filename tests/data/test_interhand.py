@@ -373,6 +373,7 @@ def test_a_change_can_be_chosen(drawn):
         plain.changed(len(plain), drawn_by_chance)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_living_workers_learn_of_the_epoch(drawn):
     data = dataset(drawn[0], augment=True)
     loader = DataLoader(data, batch_size=3, num_workers=2, persistent_workers=True)
@@ -465,6 +466,14 @@ def test_wrong_fits_are_left_out_where_asked(tree, caplog):
         InterHand(tree, "train", SMALL, DataConfig(max_fit_error=0.0), augment=False)
 
 
+def test_the_built_in_hand_on_labels_of_another_is_warned_of(drawn, builtin_data, caplog):
+    dataset(builtin_data)
+    dataset(drawn[0], mano=mano.ASSETS)
+    assert not caplog.text
+    dataset(drawn[0])
+    assert f"{drawn[0]}: these labels were not made for the built-in hand" in caplog.text
+
+
 def test_images_of_a_partial_download_are_dropped_and_named(tree, caplog):
     folder = tree / "images" / "train" / "Capture0" / "ROM01" / "cam400010"
     folder.rename(tree / "aside")
@@ -475,6 +484,16 @@ def test_images_of_a_partial_download_are_dropped_and_named(tree, caplog):
     assert {data.path(i).parent.name for i in range(4)} == {"cam400002"}
     (tree / "aside").rename(folder)
     assert len(dataset(tree)) == 8
+
+
+def test_images_may_stay_in_the_folder_that_unpacking_makes(tree):
+    expected = dataset(tree)[3]
+    (tree / "InterHand2.6M_5fps_batch1").mkdir()
+    (tree / "images").rename(tree / "InterHand2.6M_5fps_batch1" / "images")
+    data = dataset(tree)
+    assert len(data) == 8
+    assert data.path(3).parts[-7:-4] == ("InterHand2.6M_5fps_batch1", "images", "train")
+    assert torch.equal(data[3]["image"], expected["image"])
 
 
 def test_a_truncated_hand_keeps_its_place_in_a_crop_with_black(tree):
@@ -578,7 +597,7 @@ def test_missing_and_half_written_trees_are_named(tree, tmp_path):
         dataset(tree)
     write_tree(tree)
     shutil.rmtree(tree / "images")
-    with pytest.raises(InputError, match=r"half-written.*lacks train"):
+    with pytest.raises(InputError, match=r"half-written.*lacks images/train: run"):
         dataset(tree)
 
 
@@ -597,6 +616,17 @@ def test_bad_images_are_named(tree):
     with pytest.raises(InputError, match=rf"cannot read image.*{path.name}"):
         data[1]
     data[0]
+
+
+def test_truncated_images_are_named_where_opencv_fills_them_in(tree, monkeypatch):
+    path = dataset(tree).path(1)
+    whole, size = path.read_bytes(), np.array([WIDTH, HEIGHT])
+    grey = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)  # as OpenCV 4 may have it
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: grey)
+    np.testing.assert_array_equal(read_image(path, size), grey)
+    path.write_bytes(whole[:-2])
+    with pytest.raises(InputError, match=rf"{path.name} is truncated"):
+        read_image(path, size)
 
 
 def test_grey_images_and_rotated_files_are_read_as_stored(tree):

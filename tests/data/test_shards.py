@@ -130,6 +130,16 @@ def test_images_that_are_not_there_are_left_out(drawn, tmp_path):
     assert all(same(packed[i], tree[i]) for i in range(4))
 
 
+def test_images_may_be_in_the_folder_that_unpacking_makes(drawn, tmp_path):
+    root = tmp_path / "tree"
+    shutil.copytree(drawn[0], root)
+    (root / "InterHand2.6M_30fps_batch1").mkdir()
+    (root / "images").rename(root / "InterHand2.6M_30fps_batch1" / "images")
+    assert "images: all there" in "\n".join(check_data(root, None, tmp_path / "check"))
+    export(root, "train", tmp_path / "packed", DataConfig())
+    assert len(dataset(tmp_path / "packed")) == 8
+
+
 def test_a_subset_of_an_export_needs_no_tree(drawn, packed):
     human = dataset(packed, annotation="H")
     assert [human.path(i).name for i in range(3)] == ["image0.jpg", "image1.jpg", "image2.jpg"]

@@ -1,13 +1,16 @@
 import dataclasses
+from typing import get_args
+from urllib.error import URLError
 
 import pytest
 import torch
 
-from dne_lib.config import ModelConfig, preset
+from dne_lib.config import ModelConfig, Preset, preset
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.coarse import pixel_centres
+from dne_lib.model.encoder import Encoder
 
 SMALL = ModelConfig(
     backbone="resnet18",
@@ -161,7 +164,7 @@ def test_weights_on_disk_hold_nothing_of_the_hand_model(hands):
     assert not [name for name in build(hands).state_dict() if name.startswith("hands")]
 
 
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", get_args(Preset))
 def test_presets_run(hands, name):
     config = preset(name).model
     config.pretrained = False
@@ -170,6 +173,11 @@ def test_presets_run(hands, name):
         out = network(torch.rand(1, 3, config.image_size, config.image_size))
     assert len(out.stages) == 4
     assert out.auxiliary.depth.shape[-1] == config.feature_size
+
+
+def test_small_weights_fit_into_the_package(hands):
+    state = DualNoiseNetwork(preset("small").model, hands).state_dict()
+    assert 2 * sum(values.numel() for values in state.values()) < 32e6
 
 
 @pytest.mark.parametrize(
@@ -189,3 +197,14 @@ def test_settings_that_cannot_be_built(hands, change, names):
     vars(config).update(change)  # past the type check, as a value read from a file would be
     with pytest.raises(InputError, match=names):
         DualNoiseNetwork(config, hands)
+
+
+def test_without_internet_it_is_said_where_the_weights_belong(monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(InputError, match=rf"resnet18-\w+\.pth into {tmp_path}.*checkpoints, or"):
+        Encoder(ModelConfig(backbone="resnet18"))
+    Encoder(ModelConfig(backbone="resnet18", pretrained=False))
