@@ -361,7 +361,7 @@ def figure(results: dict[str, Any], name: str) -> Figure:
         axis.grid(axis="x", alpha=0.3)
         axis.locator_params(axis="x", nbins=5)
     axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
     picture.suptitle(entry["title"], fontsize=10)
     return picture
 

@@ -1,4 +1,4 @@
-"""`dne synthesize | train | evaluate | predict | ablate | check | export`."""
+"""`dne synthesize | train | evaluate | calibrate | predict | ablate | check | export`."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from tyro.conf import Positional, subcommand
 from dne_lib import config as settings
 from dne_lib.ablate import ablate, results_page
 from dne_lib.check import check_data
-from dne_lib.config import Config, DataConfig, preset
+from dne_lib.config import Config, DataConfig, Preset, maps_first, preset
 from dne_lib.data.index import FILES
 from dne_lib.data.shards import export
 from dne_lib.data.synthesize import synthesize
@@ -35,17 +35,18 @@ from dne_lib.files import InputError
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
-from dne_lib.train import SHIPPED, load_network, train
+from dne_lib.train import SHIPPED, load_network, save_calibration, train
+from dne_lib.uncertainty import calibrate
 
 logger = logging.getLogger(__name__)
 
 # What `dne train` renders where there is no data yet: some four minutes on two cores.
 TRAIN_IMAGES, TEST_IMAGES = 4000, 400
 EVALUATED = 2000  # images at the end of `dne train`; `dne evaluate` takes them all
-COARSE_STEPS = {"tiny": 30_000, "paper": 340_000}  # tiny: about a million images
+COARSE_STEPS = {"tiny": 30_000, "small": 8_000, "paper": 340_000}  # a million images or more
 # With hands turned at will a network that knows nothing does not learn which hand is the right
 # one (results/experiments.md); the paper's starts from ImageNet and does not need this.
-UPRIGHT_STEPS = {"tiny": 12_000, "paper": 0}
+UPRIGHT_STEPS = {"tiny": 12_000, "small": 3_000, "paper": 0}
 UPRIGHT = 10.0  # degrees
 
 
@@ -56,6 +57,7 @@ class Synthesize:
     root: Positional[Path]  # folder to write, or to go on writing
     train: int  # images to train on
     test: int  # images of other subjects to evaluate on
+    val: int = 0  # images of yet other subjects, to calibrate on
     seed: int = 0
     workers: int | None = None  # processes; default: one for each core
     varied: bool = False  # as photographs are: rooms, arms, things held, blur; or a plain studio
@@ -67,6 +69,7 @@ class Synthesize:
             self.train,
             self.test,
             self.seed,
+            val=self.val,
             workers=self.workers,
             varied=self.varied,
         )
@@ -77,11 +80,11 @@ class Train(Config):
     """Train, then evaluate on held-out subjects and print the errors of every stage.
 
     The preset tiny renders the built-in data if it is not there yet, and trains the dual-noise
-    modules on the coarse network that comes with the package. The preset paper has no such
-    weights: it trains the coarse network first, unless --train.initial says where to start.
+    modules on the coarse network that comes with the package. The others have no such weights:
+    they train the coarse network first, unless --train.initial says where to start.
     """
 
-    preset: Literal["tiny", "paper"] = "tiny"  # defaults of all that follows
+    preset: Preset = "tiny"  # defaults of all that follows
     output: Path | None = None  # folder of the run; default: the next free runs/PRESET
     resume: bool = False  # go on with the run in the output folder (default: the newest)
     from_scratch: bool = False  # train the coarse network too: the long road
@@ -109,7 +112,7 @@ class Train(Config):
         """Whether the coarse network has to be trained before the modules."""
         if self.train.stage == "coarse" or self.train.initial is not None:
             return False
-        return self.from_scratch or self.preset == "paper"
+        return self.from_scratch or self.preset != "tiny"
 
     def one(self, config: Config, output: Path) -> Path:
         """One stage, the full one of the preset tiny on the shipped coarse network."""
@@ -122,15 +125,23 @@ class Train(Config):
         coarse = dataclasses.replace(config.train, stage="coarse", initial_rate=1.0)
         turned = dataclasses.replace(config.data, rotation=min(UPRIGHT, config.data.rotation))
         legs = {
-            "upright": (dataclasses.replace(coarse, steps=self.upright_steps), turned),
-            "coarse": (dataclasses.replace(coarse, steps=self.coarse_steps), config.data),
-            "full": (config.train, config.data),
+            "upright": (
+                dataclasses.replace(coarse, steps=self.upright_steps),
+                turned,
+                maps_first(),
+            ),
+            "coarse": (
+                dataclasses.replace(coarse, steps=self.coarse_steps),
+                config.data,
+                config.loss,
+            ),
+            "full": (config.train, config.data, config.loss),
         }
         run = None
-        for name, (steps, data) in legs.items():
+        for name, (steps, data, loss) in legs.items():
             if steps.steps:
                 steps = dataclasses.replace(steps, initial=None if run is None else str(run))
-                leg = dataclasses.replace(config, train=steps, data=data)
+                leg = dataclasses.replace(config, train=steps, data=data, loss=loss)
                 # Interrupted in a later leg, a run has finished ones to resume, at once.
                 run = train(leg, output / name, self.resume and (output / name).exists())
         assert run is not None
@@ -170,6 +181,35 @@ class Evaluate:
         results = report(network, config, output, self.split, self.limit, name=self.network)
         print(summary(results, markdown=self.markdown))
         print("\n" + protocol_summary(results, self.markdown))
+
+
+@dataclass
+class Calibrate:
+    """Fit what predictions say of their errors, and keep it in the file of the weights.
+
+    The images are those of the split val: not trained on, and not those that errors are reported
+    on. To render some: dne synthesize FOLDER --train 0 --test 0 --val 500
+    """
+
+    network: Positional[str]  # a run folder, a .safetensors file, or shipped
+    data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
+    mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
+    limit: int | None = 1000  # number of images, evenly spaced
+
+    def run(self) -> None:
+        """Measure, fit, print, write."""
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit is {self.limit}: calibrate on at least one image")
+        network, config = network_for(self.network, self.mano)
+        config.data = dataclasses.replace(
+            config.data,
+            root=self.data or config.data.root,
+            mano=self.mano or config.data.mano,
+            hand_type="All",
+        )
+        fits, table = calibrate(network, config, self.limit)
+        print(table)
+        print(f"kept in {save_calibration(self.network, fits)}")
 
 
 @dataclass
@@ -295,7 +335,7 @@ def comparison(results: dict, config: Config) -> str:
     return format_table(HEADER, rows) + "\n\n" + counts
 
 
-def commands(name: Literal["tiny", "paper"]):
+def commands(name: Preset):
     """The union of all commands, with the preset's values as the defaults of `train`."""
     values = {f.name: getattr(preset(name), f.name) for f in dataclasses.fields(settings.Config)}
     default = Train(
@@ -305,6 +345,7 @@ def commands(name: Literal["tiny", "paper"]):
         Annotated[Synthesize, subcommand("synthesize")]
         | Annotated[Train, subcommand("train", default=default)]
         | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Calibrate, subcommand("calibrate")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Ablate, subcommand("ablate")]
         | Annotated[Check, subcommand("check")]

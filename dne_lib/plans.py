@@ -2,8 +2,9 @@
 
 A plan is a YAML file; `scripts/plans/` has the paper's and ours. Its keys:
 
-- title: a line; preset: tiny or paper
-- render: train, val, test, seed of the built-in data, drawn into data.root unless it is there
+- title: a line; preset: tiny, small or paper
+- render: train, val, test, seed of the built-in data, drawn into data.root unless it is there;
+  varied: true for pictures as photographs are
 - images: of the test split to evaluate on, evenly spaced
 - seeds: whole numbers; every variant is trained once with each
 - set: fields of the configuration shared by all ("train.steps: 500")
@@ -28,7 +29,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from dne_lib.config import Config, preset
+from dne_lib.config import Config, Preset, preset
 from dne_lib.files import InputError
 from dne_lib.model.network import check_model_config
 
@@ -52,6 +53,7 @@ class Render:
     test: int
     seed: int
     val: int = 0
+    varied: bool = False
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Plan:
     """What a plan file says; see the module's text."""
 
     title: str
-    preset: Literal["tiny", "paper"]
+    preset: Preset
     seeds: list[int]
     variants: list[Variant]
     tables: dict[str, Table]
@@ -157,14 +159,24 @@ def _check(plan: Plan) -> None:
                 f"{variant.name}: {other[0]} is settled by training: set {', '.join(SWITCHES)}, or "
                 "train a variant of its own"
             )
-    named = {variant.name for variant in plan.variants}
+    modules = {
+        v.name: plan.config((v if v.of is None else trained[v.of]).set).model.modules
+        for v in plan.variants
+    }
+    named = modules.keys()
     rows = [(f"tables: {name}", row) for name, table in plan.tables.items() for row in table.rows]
     rows += [
         (f"claims: {each.claim}", row) for each in plan.claims for row in (each.row, each.over)
     ]
     for where, row in rows:
-        if row not in named and STAGE.sub("", row) not in named:
+        if row in named:
+            continue
+        stage = STAGE.search(row)
+        if stage is None or (name := row[: stage.start()]) not in named:
             raise InputError(f"{where}: no variant {row!r}")
+        _, _, number = stage[1].partition(" ")
+        if number and not 1 <= int(number) <= modules[name]:
+            raise InputError(f"{where}: {name} has {modules[name]} modules, no {stage[1]}")
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:

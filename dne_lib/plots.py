@@ -204,7 +204,7 @@ def contact_sheet(
 
 
 def training_curves(log: Path, smoothing: int = 20, names: Sequence[str] | None = None) -> Figure:
-    """The numbers in a run's `log.jsonl` against the step, the losses on a log axis.
+    """The numbers in a run's `log.jsonl` against the step; a decade and more on a log axis.
 
     Args:
         names: of the numbers to show; None: all.
@@ -240,7 +240,7 @@ def training_curves(log: Path, smoothing: int = 20, names: Sequence[str] | None 
         axis.plot(steps[width - 1 :], smooth, color="C0")
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
-        if min(values) > 0:
+        if 0 < 10 * min(values) < max(values):
             axis.set_yscale("log")
     return figure
 

@@ -17,14 +17,14 @@ from dne_lib.config import HAND_UNIT, HANDS, Config
 from dne_lib.data.augment import Augmentation, apply_affine, crop_affine, crop_image
 from dne_lib.files import InputError, claim_folder, write_bytes
 from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.noise import Calibration
 from dne_lib.plots import ERROR_COLOURS, draw_hands, placed
-from dne_lib.uncertainty import vertex_spread
+from dne_lib.uncertainty import as_trained, radius, refined_way
 
 # A hand fills some 20 % of a crop made for it, and a third of that when the other hides most of
 # it; stray pixels of the part map stay well below 1 %.
 PRESENT = 0.01
 SOUGHT = 0.0025  # the same while looking at a whole image, where hands are smaller
-SAMPLES = 8  # draws of the noise that say how sure a prediction is
 
 Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
 
@@ -42,8 +42,10 @@ class Prediction:
     points: Float[np.ndarray, "hand 778 2"]  # vertices in pixels of the image
     parts: Int[np.ndarray, "S S"]  # part map of the crop
     faces: Int[np.ndarray, "hand 1538 3"]
-    # Of every vertex along one axis, metres; None from a network without modules, which draws none.
+    # Half of such vertices are within this distance of the truth, metres (`uncertainty.radius`);
+    # None from a network without modules, which says nothing of it.
     spread: Float[np.ndarray, "hand 778"] | None = None
+    calibration: Calibration | None = None  # None: the spread was never held against errors
 
     @property
     def placed(self) -> Float[np.ndarray, "hand 778 3"]:
@@ -183,15 +185,12 @@ def predict(
         values[0].float().numpy(force=True)
         for values in (stage.vertices, stage.joints, stage.camera, stage.projections)
     )
-    spread = None
+    spread = calibration = None
     if len(output.stages) > 1:
-        drawn = network(
-            crop,
-            torch.from_numpy(present)[None].to(device),
-            samples=SAMPLES,
-            generator=torch.Generator(device).manual_seed(0),
-        )
-        spread = vertex_spread(drawn.stages)[0].float().numpy(force=True) * np.float32(HAND_UNIT)
+        kind = "IH" if present.all() else "SH"
+        calibration = network.calibration.get(kind)
+        way = refined_way(output.stages)[0].float().numpy(force=True)
+        spread = radius(way, calibration or as_trained(config.model)[kind]) * np.float32(HAND_UNIT)
     inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
     return Prediction(
         image=pixels,
@@ -204,6 +203,7 @@ def predict(
         parts=parts,
         faces=network.hands.faces,
         spread=spread,
+        calibration=calibration,
     )
 
 
@@ -216,25 +216,38 @@ def overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def certainty(prediction: Prediction) -> str:
-    """A line a hand: how far the samples of the noise spread, mean and largest over the vertices.
+    """A line a hand: how far its vertices may be off, means over them.
 
-    It is the network's own word, as it was trained, not held against errors (`uncertainty`).
+    From weights that were never calibrated (`uncertainty.calibrate`) it is what Eq. 2 says as it
+    was while training, and it says so.
     """
     if prediction.spread is None:
-        return "how sure: unknown, the network has no modules that draw samples"
-    millimetres = 1000 * prediction.spread
-    return "\n".join(
-        f"{name} hand: spread {millimetres[i].mean():.1f} mm, at most {millimetres[i].max():.1f} mm"
-        for i, name in enumerate(HANDS)
-        if prediction.present[i]
+        return "how sure: unknown, the network has no modules, whose noise would say it"
+    fit, lines = prediction.calibration, []
+    for i, name in enumerate(HANDS):
+        if not prediction.present[i]:
+            continue
+        half = 1000 * prediction.spread[i].mean()
+        line = f"{name} hand: half of its vertices within {half:.1f} mm of the truth"
+        if fit is not None:
+            nothing = np.zeros(1, np.float32)
+            wider = radius(nothing, fit, 0.9)[0] / radius(nothing, fit, 0.5)[0]
+            line += f", nine in ten within {half * wider:.1f} mm"
+        lines.append(line)
+    lines.append(
+        "this is the noise of training, never held against errors, which may be many times larger: "
+        "`dne calibrate` mends that"
+        if fit is None
+        else "so it was on images like those it was calibrated on; on others it may err more"
     )
+    return "\n".join(lines)
 
 
 def spread_overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
     """The meshes on the image, coloured by their spread: dark blue 0, red the largest there is.
 
     Raises:
-        InputError: the network draws no samples.
+        InputError: the network has no modules.
     """
     p = prediction
     if p.spread is None:

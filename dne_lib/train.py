@@ -1,5 +1,7 @@
 """Training: one loop for both stages, on CPU, GPUs or several machines (through accelerate)."""
 
+import contextlib
+import ctypes
 import dataclasses
 import json
 import logging
@@ -26,6 +28,7 @@ from dne_lib.losses import total_loss
 from dne_lib.mano import ASSETS, HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Output
+from dne_lib.model.noise import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ OPTIONAL_PARTS = ("regressor", "refiners")  # of the network: weights may come w
 # ---------------------------------------------------------------------------- weights on disk
 
 
-def save_network(network: nn.Module, config: Config, path: Path, half: bool = False) -> None:
+def save_network(network: DualNoiseNetwork, config: Config, path: Path, half: bool = False) -> None:
     """Write weights with their configuration inside the file (safetensors).
 
     The hand model's arrays are not among them: MANO's licence does not allow it.
@@ -53,7 +56,48 @@ def save_network(network: nn.Module, config: Config, path: Path, half: bool = Fa
         value = value.detach().cpu().contiguous()
         state[name] = value.half() if half and value.is_floating_point() else value
     metadata = {"config": json.dumps(config_to_dict(config))}
+    if network.calibration:
+        metadata |= _calibration_metadata(network.calibration)
     write_bytes(path, safetensors.torch.save(state, metadata))
+
+
+def save_calibration(source: str | Path, calibration: dict[str, Calibration]) -> Path:
+    """Put what `uncertainty.fit` found into a file of weights, which stay as they are.
+
+    Args:
+        source: see `find_weights`.
+        calibration: by kind of image, SH or IH.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: see `read_weights`; the file cannot be written.
+    """
+    path = find_weights(source)
+    metadata = _metadata(path) | _calibration_metadata(calibration)
+    write_bytes(path, safetensors.torch.save(safetensors.torch.load_file(path), metadata))
+    return path
+
+
+def _calibration_metadata(calibration: dict[str, Calibration]) -> dict[str, str]:
+    fits = {kind: fit._asdict() for kind, fit in calibration.items()}
+    return {"calibration": json.dumps(fits)}
+
+
+def read_calibration(source: str | Path) -> dict[str, Calibration]:
+    """How to tell errors from what the network predicts; empty for weights that do not say.
+
+    Raises:
+        InputError: see `read_weights`.
+    """
+    path = find_weights(source)
+    try:
+        fits = json.loads(_metadata(path).get("calibration", "{}"))
+        return {kind: Calibration(**fit) for kind, fit in fits.items()}
+    except (ValueError, TypeError, AttributeError):
+        logger.warning("%s holds a calibration of another version: calibrate it again", path)
+        return {}
 
 
 def find_weights(source: str | Path) -> Path:
@@ -79,18 +123,27 @@ def read_weights(source: str | Path) -> tuple[dict[str, Tensor], Config]:
         InputError: missing or damaged file, or one that is not ours.
     """
     path = find_weights(source)
+    config = config_from_dict(json.loads(_metadata(path)["config"]), path)
+    state = safetensors.torch.load_file(path)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a file of weights says besides them.
+
+    Raises:
+        InputError: damaged file, or one that is not ours.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        state = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} is not a whole safetensors file ({error}): copy it again"
         ) from None
     if "config" not in metadata:
         raise InputError(f"{path} carries no configuration: it was not written by dne_lib")
-    config = config_from_dict(json.loads(metadata["config"]), path)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config
+    return metadata
 
 
 def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNoiseNetwork, Config]:
@@ -113,6 +166,7 @@ def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNois
             f"{path} lacks {len(absent)} weights of the network it describes, {absent[0]} first: "
             "it was written by another version of dne_lib; train again"
         )
+    network.calibration = read_calibration(path)
     return network.eval(), config
 
 
@@ -291,7 +345,14 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
     finally:
         bar.close()
     accelerator.end_training()
+    _return_memory()
     return output
+
+
+def _return_memory() -> None:
+    """Give what was freed back to the system: glibc keeps it, and evaluation would come on top."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def training_error(output: Output, batch: dict[str, Tensor]) -> dict[str, float]:

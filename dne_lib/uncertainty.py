@@ -1,154 +1,261 @@
-"""How far a mesh may be off: the spread of the network's samples, held against true errors.
+"""How far a vertex may be off: Eq. 2's noise, held against true errors.
 
-The noise of Eq. 2 is drawn while training; drawn at inference too, it says where the network
-would also put a vertex. Whether that means anything in millimetres is a matter of measuring: a
-spread is calibrated if errors are as large as it says, no more and no less.
+Eq. 2 gives each step mu that a module moves a vertex a noise of gamma |mu| + delta: what had to go
+far is less certain. Its gamma and delta are chosen for training, and say little in millimetres.
+`fit` chooses them, and the tails of the distribution, so that errors on images the network has
+not seen are likeliest. `train.save_calibration` keeps them with the weights. (Drawing samples
+tells less than the means do: in the spread of a few draws, delta drowns what sets vertices apart.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
-from scipy.stats import chi
+from scipy.optimize import minimize
+from scipy.special import gammaln
+from scipy.stats import f as fisher
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from dne_lib.config import Config, ModelConfig
+from dne_lib.data.interhand import InterHand
+from dne_lib.evaluate import format_table, spread
 from dne_lib.files import InputError
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Stage
+from dne_lib.model.noise import Calibration
+
+KINDS = ("SH", "IH")  # images of one hand and of two, which hide each other: fitted apart
+FEWEST = 40  # hands of a kind to fit it on
+LEVELS = np.array([0.5, 0.68, 0.9, 0.95])
+GAUSSIAN = 1e6  # degrees of freedom
 
 
 class Measured(NamedTuple):
-    """Vertices of the hands present, millimetres."""
+    """Vertices of the hands present, hand units."""
 
-    spread: Float[np.ndarray, "hand vertex"]  # predicted standard deviation along one axis
-    error: Float[np.ndarray, "hand vertex"]  # distance of the mean prediction from the truth
+    way: Float[np.ndarray, "hand vertex"]  # see `refined_way`
+    error: Float[np.ndarray, "hand vertex"]  # distance of the prediction from the truth
+    interacting: Bool[np.ndarray, " hand"]
 
 
-def vertex_spread(stages: Sequence[Stage]) -> Float[Tensor, "batch hand vertex"]:
-    """Predicted standard deviation of every vertex along one axis, hand units.
-
-    Samples count by the softmax of their scores, the confidence that the network gives them. The
-    modules draw independently of each other, so that their variances add.
+def refined_way(stages: Sequence[Stage]) -> Float[Tensor, "batch hand vertex"]:
+    """How far the modules moved every vertex: the root of the sum of |mu|^2; hand units.
 
     Args:
-        stages: of an `Output` made with two samples or more; the first, the baseline, has none.
+        stages: of an `Output` made without samples.
 
     Raises:
-        InputError: there are no samples to spread.
+        InputError: the network has no modules.
     """
-    drawn = [stage for stage in stages[1:] if len(stage.samples) > 1]
-    if not drawn:
-        raise InputError(
-            "no samples to take a spread of: run a network that has modules, samples=8"
-        )
-    variance = torch.zeros_like(drawn[0].vertices[..., 0])
-    for stage in drawn:
-        weight = stage.scores.softmax(dim=0)[..., None, None]
-        mean = (weight * stage.samples).sum(dim=0)
-        square = (weight * (stage.samples - mean).square()).sum(dim=0).mean(dim=-1)
-        # As n / (n - 1) for equal weights: a mean lies too close to the samples it is made of.
-        variance += square / (1 - weight.square().sum(dim=0)[..., 0]).clamp(min=1e-6)
-    return variance.sqrt()
+    if len(stages) < 2:
+        raise InputError("a network without modules does not say how sure it is: train with some")
+    meshes = torch.stack([stage.vertices for stage in stages])
+    return meshes.diff(dim=0).square().sum(dim=(0, -1)).sqrt()
+
+
+def as_trained(config: ModelConfig) -> dict[str, Calibration]:
+    """Eq. 2 as it was while training: Gaussian, its gamma along each axis, a delta a module."""
+    gamma, delta = config.gamma / 3**0.5, config.delta * config.modules**0.5
+    return dict.fromkeys(KINDS, Calibration(gamma, delta, GAUSSIAN))
+
+
+def radius(
+    way: Float[np.ndarray, "*shape"], fit: Calibration, level: float = 0.5
+) -> Float[np.ndarray, "*shape"]:
+    """The distance from the truth that the share `level` of such vertices stays within.
+
+    Errors are Student's t in space with the scale gamma way + delta along each axis; their
+    squares over three squares of it follow F of 3 and `freedom` degrees.
+    """
+    scale = np.float32(np.sqrt(3 * fisher.ppf(level, 3, fit.freedom)))
+    return scale * (np.float32(fit.gamma) * way + np.float32(fit.delta))
 
 
 @torch.inference_mode()
-def measure(
-    network: DualNoiseNetwork,
-    batches: Iterable[dict[str, Tensor]],
-    samples: int = 8,
-    seed: int = 0,
-) -> Measured:
-    """Predicted spread and true error of every vertex of a set of images.
+def measure(network: DualNoiseNetwork, batches: Iterable[dict[str, Tensor]]) -> Measured:
+    """The way and the error of every vertex of a set of images.
 
     Args:
         network: in evaluation mode, on any device.
         batches: collated samples of `InterHand`, without augmentation.
-        samples: draws of the noise in every module, for the spread.
-        seed: of the draws.
 
     Raises:
-        InputError: see `vertex_spread`.
+        InputError: see `refined_way`.
     """
     device = next(network.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    spreads, errors = [], []
+    found: list[Measured] = []
     for batch in tqdm(batches, desc="measure", unit="batch"):
-        image, present = batch["image"].to(device), batch["present"]
-        arguments = (image, present.to(device))
-        drawn = network(*arguments, samples=samples, generator=generator)
-        spreads.append(vertex_spread(drawn.stages).cpu()[present])
-        # The prediction itself takes the means, as the paper does at inference.
-        vertices = network(*arguments, samples=0).stages[-1].vertices.cpu()
-        errors.append((vertices - batch["vertices"]).norm(dim=-1)[present])
-    return Measured(*(torch.cat(each).numpy() * MILLIMETRES for each in (spreads, errors)))
+        present = batch["present"]
+        stages = network(batch["image"].to(device), present.to(device)).stages
+        error = (stages[-1].vertices.cpu() - batch["vertices"]).norm(dim=-1)
+        each = (
+            refined_way(stages).cpu(),
+            error,
+            batch["interacting"][:, None].expand_as(present),
+        )
+        found.append(Measured(*(values[present].numpy() for values in each)))
+    return Measured(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def fit_scale(measured: Measured) -> float:
-    """The factor on the spread that makes the errors likeliest; 1 where it is right on average.
+def fit(measured: Measured) -> dict[str, Calibration]:
+    """Maximum likelihood, for images of one hand and of two apart.
 
-    An error of three independent axes has the expected square 3 s^2: the factor is the root of
-    the mean of error^2 / 3 s^2, which is the maximum of the Gaussian likelihood. Fit it on
-    images that are used neither for training nor for what is reported.
+    Fit on images that are used neither for training nor for what is reported.
+
+    Returns:
+        By kind; a kind with fewer than 40 hands is left out.
+
+    Raises:
+        InputError: so are both.
     """
-    return float(np.sqrt(np.mean((measured.error / measured.spread) ** 2) / 3))
+    fits = {
+        kind: _likeliest(part)
+        for kind in KINDS
+        if len((part := _of_kind(measured, kind)).error) >= FEWEST
+    }
+    if not fits:
+        raise InputError(
+            f"{len(measured.error)} hands are too few to calibrate on: take images of {FEWEST} "
+            "single hands, or pairs, or more"
+        )
+    return fits
 
 
-def scaled(measured: Measured, scale: float) -> Measured:
-    """The same errors, the spread times a factor."""
-    return measured._replace(spread=measured.spread * np.float32(scale))
+def _of_kind(measured: Measured, kind: str) -> Measured:
+    chosen = measured.interacting == (kind == "IH")
+    return Measured(*(values[chosen] for values in measured))
 
 
-def coverage(measured: Measured, levels: Float[np.ndarray, "level"]) -> Float[np.ndarray, "level"]:
-    """Share of vertices within the distance that should hold the share `levels` of them.
+def _likeliest(measured: Measured) -> Calibration:
+    # Neighbours err alike: every eighth vertex says as much as all.
+    way, error = (values[:, ::8].astype(np.float64) for values in measured[:2])
 
-    Distances of a Gaussian in space over its spread follow the chi distribution of three degrees
-    of freedom. Calibrated, the result is `levels`; overconfident, it lies below.
+    def surprise(logarithms: Float[np.ndarray, "3"]) -> float:
+        gamma, delta, freedom = np.exp(logarithms)
+        scale = gamma * way + delta
+        constant = gammaln((freedom + 3) / 2) - gammaln(freedom / 2) - 1.5 * np.log(freedom)
+        tail = (freedom + 3) / 2 * np.log1p((error / scale) ** 2 / freedom)
+        return float(np.mean(3 * np.log(scale) + tail) - constant)
+
+    start = np.log([1.0, np.median(error) / 2, 4.0])
+    bounds = [(-10, 5), (-10, 5), (0, np.log(GAUSSIAN))]
+    found = minimize(surprise, start, method="Nelder-Mead", bounds=bounds, tol=1e-5)
+    return Calibration(*np.exp(found.x).tolist())
+
+
+def coverage(
+    measured: Measured, fits: Mapping[str, Calibration], levels: Float[np.ndarray, "level"]
+) -> Float[np.ndarray, "level"]:
+    """Share of vertices within the radius that should hold the share `levels` of them.
+
+    Calibrated, the result is `levels`; overconfident, it lies below.
     """
-    ratio = np.sort(measured.error / measured.spread, axis=None)
-    return np.searchsorted(ratio, chi.ppf(levels, df=3), side="right") / ratio.size
+    within = [measured.error <= _radii(measured, fits, level) for level in levels]
+    return np.mean(within, axis=(1, 2))
+
+
+def _radii(
+    measured: Measured, fits: Mapping[str, Calibration], level: float
+) -> Float[np.ndarray, "hand vertex"]:
+    """`radius`, for each hand as its kind has it."""
+    radii = np.empty_like(measured.error)
+    for kind, part in zip(KINDS, (~measured.interacting, measured.interacting), strict=True):
+        if part.any():
+            radii[part] = radius(measured.way[part], fits[kind], level)
+    return radii
 
 
 def binned(
-    measured: Measured, bins: int = 10
+    measured: Measured, fits: Mapping[str, Calibration], bins: int = 10
 ) -> tuple[Float[np.ndarray, "bin"], Float[np.ndarray, "bin"]]:
-    """Predicted and true error of vertices sorted by spread, in bins of equal number.
+    """Predicted and true error of vertices sorted by the prediction, in bins of equal number.
 
     Returns:
-        Root mean square of the error that the spread predicts, and of the error; millimetres.
+        Medians, millimetres.
     """
-    order = np.argsort(measured.spread, axis=None)
-    groups = np.array_split(order, bins)
-    variance, square = 3 * measured.spread.ravel() ** 2, measured.error.ravel() ** 2
+    said = _radii(measured, fits, 0.5).ravel()
+    groups = np.array_split(np.argsort(said), bins)
     predicted, true = (
-        np.array([np.sqrt(values[group].mean()) for group in groups])
-        for values in (variance, square)
+        np.array([np.median(values[group]) for group in groups]) * MILLIMETRES
+        for values in (said, measured.error.ravel())
     )
     return predicted, true
 
 
-def calibration_figure(measured: dict[str, Measured]) -> Figure:
-    """Spread against error on the left, the calibration curve on the right.
+def calibration_figure(measured: Measured, fits: dict[str, Mapping[str, Calibration]]) -> Figure:
+    """Predicted against true errors on the left, the calibration curve on the right.
 
     Args:
-        measured: by name, such as "before" and "after" the scale.
+        fits: by name, such as "as trained" and "calibrated".
     """
     figure = Figure((8.5, 3.8), facecolor="white", dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     levels = np.linspace(0, 1, 51)[1:-1]
-    for name, each in measured.items():
-        predicted, true = binned(each)
+    for name, each in fits.items():
+        predicted, true = binned(measured, each)
         left.plot(predicted, true, "o-", ms=4, label=name)
-        right.plot(levels, coverage(each, levels), label=name)
+        right.plot(levels, coverage(measured, each, levels), label=name)
     # A line through the origin, as far as the curves go.
     top = max(max(line.get_xdata().max(), line.get_ydata().max()) for line in left.lines)
     left.plot([0, top], [0, top], color="0.6", ls="--", zorder=0)
     right.plot([0, 1], [0, 1], color="0.6", ls="--", zorder=0)
-    left.set(xlabel="predicted error, mm", ylabel="error, mm", title="vertices by spread")
+    left.set(xlabel="predicted error, mm", ylabel="error, mm", title="vertices by prediction")
     right.set(xlabel="share expected within", ylabel="share found within", title="calibration")
     left.legend(frameon=False)
     right.legend(frameon=False)
     return figure
+
+
+def calibrate(
+    network: DualNoiseNetwork, config: Config, limit: int | None = None
+) -> tuple[dict[str, Calibration], str]:
+    """Fit on the split val of a network's data.
+
+    Args:
+        network: in evaluation mode, on the device to run on.
+        config: of the network; `data.root` is the tree to read.
+        limit: number of images, evenly spaced; None: all.
+
+    Returns:
+        What was fitted, and a table of how well such a fit does on images it has not seen: each
+        half of the images is fitted and held against the other.
+
+    Raises:
+        InputError: the data cannot be read, are too few, or the network has no modules.
+    """
+    dataset = InterHand(config.data.root, "val", config.model, config.data, augment=False)
+    chosen = Subset(dataset, spread(len(dataset), limit))
+    measured = measure(network, DataLoader(chosen, batch_size=32))
+    fits, before = fit(measured), as_trained(config.model)
+    rows = []
+    for kind in fits:
+        part = _of_kind(measured, kind)
+        middle = len(part.error) // 2  # neighbours are alike: other images, not every other one
+        first, second = (
+            Measured(*(values[half] for values in part))
+            for half in (slice(middle), slice(middle, None))
+        )
+        crossed = [
+            coverage(other, {kind: _likeliest(one)}, LEVELS)
+            for one, other in ((first, second), (second, first))
+        ]
+        found = {
+            "as trained": coverage(part, before, LEVELS),
+            "calibrated": np.mean(crossed, axis=0),
+        }
+        rows += [
+            [f"{kind}, {name}", f"{len(part.error)}", *(f"{share:.1%}" for share in shares)]
+            for name, shares in found.items()
+        ]
+    header = ["vertices within what should hold", "hands", *(f"{level:.0%}" for level in LEVELS)]
+    numbers = [
+        f"{kind}: gamma {each.gamma:.2f}, delta {each.delta * MILLIMETRES:.1f} mm, "
+        f"freedom {each.freedom:.1f}"
+        for kind, each in fits.items()
+    ]
+    return fits, "\n".join([format_table(header, rows), "", *numbers])

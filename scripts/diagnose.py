@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from dne_lib.camera import project
 from dne_lib.data.interhand import InterHand
 from dne_lib.evaluate import format_table, spread
+from dne_lib.mano import rotation_6d_to_matrix
 from dne_lib.metrics import MILLIMETRES, mpvpe_2d
 from dne_lib.train import load_network
 
@@ -48,8 +49,16 @@ def main() -> None:
         floor = project(batch["vertices"], batch["camera"])[there]
         for name, points in (pixels | {"orthographic floor": floor}).items():
             errors[f"{name}, px"].append(mpvpe_2d(points, true_u))
+        turn, true_turn = (
+            rotation_6d_to_matrix(pose[there][:, 0])
+            for pose in (output.parameters.pose, batch["pose"])
+        )
+        rest = true_turn @ turn.mT
+        cosine = (rest.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2
+        errors["wrist turned wrongly, degrees"].append(cosine.clamp(-1, 1).acos().rad2deg())
         guesses = {
             "coarse mesh": v,
+            "with the wrist's true turn": v @ rest.mT,
             "with true x, y": torch.cat([true[..., :2], v[..., 2:]], dim=-1),
             "with true z": torch.cat([v[..., :2], true[..., 2:]], dim=-1),
         }

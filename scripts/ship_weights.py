@@ -1,16 +1,19 @@
 """Put a trained network into the package, with the record of how it came.
 
-    python scripts/ship_weights.py shipped-coarse|shipped RUN [RUN ...]
+    python scripts/ship_weights.py shipped-coarse|shipped RUN [RUN ...] --device "two CPU cores"
 
 The runs are the legs of its training, in order; the last one's weights are shipped, at half
 precision, in dne_lib/assets. results/ gets, for each leg, its configuration and every n-th line of
-its log, and metrics.json and the pictures of the last one's evaluation.
+its log; metrics.json and the pictures of the last one's evaluation; and record.json, from which
+model_card.py makes the card.
 """
 
 import argparse
 import shutil
+import subprocess
 from pathlib import Path
 
+from dne_lib.data.index import read_index
 from dne_lib.files import read_json, write_bytes, write_json
 from dne_lib.train import SHIPPED, load_network, save_network
 
@@ -25,15 +28,32 @@ def without_places(config: dict) -> dict:
     return config
 
 
+def leg(run: Path) -> dict:
+    """What a run adds to the training."""
+    config, steps = (read_json(run / name) for name in ("config.json", "checkpoint/step.json"))
+    return {
+        "name": run.name,
+        "stage": config["train"]["stage"],
+        "image_steps": steps["step"] * config["train"]["batch_size"],
+        "image_size": config["model"]["image_size"],
+        "rotation": config["data"]["rotation"],
+        "images": len(read_index(Path(config["data"]["root"]), "train").file_name),
+        "seed": config["train"]["seed"],
+    }
+
+
 def main() -> None:
     """Copy weights and records."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(SHIPPED))
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--device", required=True, help="what it was trained on")
     parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the logs")
     options = parser.parse_args()
     target, last = SHIPPED[options.name], options.runs[-1]
     network, config = load_network(last)
+    if network.refiners and not network.calibration:
+        parser.error(f"{last} is not calibrated: dne calibrate {last} --data DATA-WITH-VAL")
     config.data.root = type(config.data)().root
     config.train.initial = None
     save_network(network, config, target, half=True)
@@ -49,6 +69,15 @@ def main() -> None:
     metrics |= {"network": last.name, "data": Path(metrics["data"]).name}
     without_places(metrics["config"])
     write_json(folder / "metrics.json", metrics)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    legs = [leg(run) for run in options.runs]
+    write_json(folder / "record.json", {"commit": commit, "device": options.device, "legs": legs})
     for name in ("grid.png", "maps.png"):
         shutil.copy(last / "evaluation-test" / name, folder / name)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")

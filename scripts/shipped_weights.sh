@@ -4,11 +4,13 @@
 # Hours on two CPU cores. Every leg starts from the one before and can be interrupted: run the
 # script again and it goes on (finished legs are skipped). results/README.md tells what was run.
 #
-# Two things make it hours and not days (results/experiments.md has the measurements):
+# Three things make it hours and not days (results/experiments.md has the measurements):
 # - small images first: a network that does not know yet what a hand is learns that as well at a
 #   half or three quarters of the size, two to three times as fast;
 # - upright images first: which hand is the right one can be told only from palm or back, thumb
 #   side and direction of the fingers together, and with images turned at will it stays at chance.
+# - maps first: while parts are not named right, the terms of the maps weigh most, afterwards those
+#   of the meshes.
 set -euo pipefail
 folder=$1
 data=$folder/data
@@ -25,13 +27,19 @@ leg() {  # NAME then options of `dne train`
 
 dne synthesize "$data" --train 50000 --test 2000 --seed 1
 small=(--model.image-size 96 --model.feature-size 24 --train.batch-size 48)
+maps=(--loss.heatmaps 300 --loss.densepose 12 --loss.parts 8
+    --loss.vertices 2 --loss.projections 2 --loss.coordinates 2)
 leg coarse-upright --train.stage coarse --train.steps 8000 --train.warmup 100 \
-    --data.rotation 10 "${small[@]}"
+    --data.rotation 10 "${small[@]}" "${maps[@]}"
 leg coarse-turned --train.stage coarse --train.steps 8000 --train.warmup 100 \
     --train.initial "$folder/coarse-upright" --train.initial-rate 1 "${small[@]}"
 leg coarse --train.stage coarse --train.steps 10000 --train.warmup 100 \
     --train.initial "$folder/coarse-turned" --train.initial-rate 1
 leg full --train.steps 9500 --train.warmup 100 --train.initial "$folder/coarse" \
     --train.initial-rate 0.3
-python scripts/ship_weights.py shipped-coarse "$folder"/coarse{-upright,-turned,}
-python scripts/ship_weights.py shipped "$folder/full"
+dne synthesize "$folder/val" --train 0 --test 0 --val 1000 --seed 1
+dne calibrate "$folder/full" --data "$folder/val"
+python scripts/ship_weights.py shipped-coarse "$folder"/coarse{-upright,-turned,} \
+    --device "two CPU cores"
+python scripts/ship_weights.py shipped "$folder/full" --device "two CPU cores"
+python scripts/model_card.py

@@ -20,7 +20,8 @@ SMALL = """
 def calls(monkeypatch):
     """Commands are parsed but not run."""
     made = []
-    for kind in (cli.Synthesize, cli.Train, cli.Evaluate, cli.Predict, cli.Ablate, cli.Check):
+    kinds = (cli.Synthesize, cli.Train, cli.Evaluate, cli.Calibrate, cli.Predict, cli.Ablate)
+    for kind in (*kinds, cli.Check):
         monkeypatch.setattr(kind, "run", lambda command: made.append(command))
     return made
 
@@ -60,6 +61,9 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
         ("evaluate nowhere", "no weights at nowhere"),
         ("ablate nowhere.yaml", "cannot read the plan nowhere.yaml"),
         ("evaluate nowhere --limit 0", "at least one image"),
+        ("calibrate nowhere", "no weights at nowhere"),
+        ("calibrate nowhere --limit 0", "at least one image"),
+        ("calibrate shipped --data nowhere", "nowhere/annotations/val does not exist"),
         ("train --data.root nowhere --output run --train.initial nothing", "nothing"),
         ("check", "give a data folder as --data"),
         ("check --data nowhere", "nowhere holds no annotations/train, val or test"),
@@ -94,13 +98,18 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
     assert made == [root]
 
 
-@pytest.mark.parametrize("option", [[], ["--varied"]])
-def test_data_are_varied_where_asked_for(option, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [([], (False, 0)), (["--varied"], (True, 0)), (["--val", "3"], (False, 3))],
+)
+def test_data_are_made_as_asked_for(option, expected, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "synthesize", lambda *_, **named: asked.append(named["varied"]))
+    monkeypatch.setattr(
+        cli, "synthesize", lambda *_, **named: asked.append((named["varied"], named["val"]))
+    )
     line = ["synthesize", str(tmp_path), "--train", "1", "--test", "1", *option]
     assert cli.main(line) == 0
-    assert asked == [bool(option)]
+    assert asked == [expected]
 
 
 def test_check_prints_what_it_finds_and_converts(tmp_path, capsys):
@@ -125,11 +134,12 @@ def test_run_folders_are_never_taken_twice(tmp_path):
 
 
 def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
-    trained, turns = [], []
+    trained, turns, losses = [], [], []
 
     def train(config, output, resume=False):
         trained.append((output.name, config.train.stage, config.train.initial, resume))
         turns.append(config.data.rotation)
+        losses.append(config.loss)
         output.mkdir(parents=True, exist_ok=True)
         return output
 
@@ -158,6 +168,7 @@ def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
         ("full", "full", coarse, False),
     ]
     assert turns[-3:] == [10, 90, 90]
+    assert [loss.vertices > loss.densepose for loss in losses[-3:]] == [False, True, True]
 
     cli.main(["train", "--preset", "paper"])
     calls[-1].both(cli.preset("paper"), tmp_path / "paper")
@@ -214,4 +225,16 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     assert cli.main(line) == 0
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert made >= {"overlay.png", "hands.glb", "spread.png"}
-    assert "right hand: spread" in capsys.readouterr().out
+    assert "never held against errors" in capsys.readouterr().out
+
+    assert cli.main(["synthesize", "val", "--train", "0", "--test", "0", "--val", "4"]) == 0
+    calibrate = ["calibrate", str(run), "--data", "val"]
+    assert cli.main(calibrate) == 2
+    assert "too few to calibrate on" in capsys.readouterr().err
+    monkeypatch.setattr("dne_lib.uncertainty.FEWEST", 2)
+    assert cli.main(calibrate) == 0
+    assert f"kept in {run / 'model.safetensors'}" in capsys.readouterr().out
+    assert cli.main(line) == 0
+    told = capsys.readouterr().out
+    assert "nine in ten within" in told
+    assert "never held" not in told

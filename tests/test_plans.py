@@ -6,7 +6,7 @@ import yaml
 
 from dne_lib.config import Config, preset
 from dne_lib.files import InputError
-from dne_lib.plans import override, read_plan
+from dne_lib.plans import Render, override, read_plan
 
 PLANS = sorted((Path(__file__).parent.parent / "scripts" / "plans").glob("*.yaml"))
 
@@ -46,6 +46,10 @@ def test_a_plan_is_read_and_configures_its_runs(tmp_path):
     assert config.loss == preset("tiny").loss
     assert plan.tables["one"].rows == ["Full DNE, coarse", "+ε2d"]
     assert plan.claims[0].paper is None
+    assert plan.render is None
+    render = {"train": 3, "test": 4, "seed": 5, "varied": True}
+    plan = read_plan(written(tmp_path, {**GOOD, "render": render}))
+    assert plan.render == Render(train=3, test=4, seed=5, val=0, varied=True)
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
@@ -105,10 +109,14 @@ def with_variant(**variant):
         ({**GOOD, "seeds": []}, "at least one"),
         ({**GOOD, "seeds": [1, 1]}, "no seed twice"),
         ({**GOOD, "seeds": "0"}, "seeds is '0'"),
-        ({**GOOD, "preset": "huge"}, "give one of tiny, paper"),
+        ({**GOOD, "preset": "huge"}, "give one of tiny, small, paper"),
         ({**GOOD, "set": {"model.chanels": 3}}, "model.chanels is no field"),
         ({**GOOD, "coarse": [{"train.stepps": 3}]}, "train.stepps"),
         ({**GOOD, "render": {"train": 3, "test": 4}}, "render: .* missing seed"),
+        (
+            {**GOOD, "render": {"train": 3, "test": 4, "seed": 0, "varied": 1}},
+            "varied is 1: give true or",
+        ),
         (with_variant(name="full dne"), "a name of its own"),
         (with_variant(name="Coarse"), "coarse is taken"),
         (with_variant(name="x", set={"model.channels": 0}), "channels is 0"),
@@ -122,6 +130,14 @@ def with_variant(**variant):
             "give one of mpjpe, mpvpe, mpvpe_2d",
         ),
         ({**GOOD, "claims": [{**GOOD["claims"][0], "over": "Full"}]}, "claims: 2D helps: .*'Full'"),
+        (
+            {**GOOD, "claims": [{**GOOD["claims"][0], "over": "8 samples, module 4"}]},
+            "8 samples has 3 modules, no module 4",
+        ),
+        (
+            {**GOOD, "claims": [{**GOOD["claims"][0], "over": "Full DNE, module 0"}]},
+            "no module 0",
+        ),
     ],
 )
 def test_plans_that_cannot_be_run(tmp_path, values, message):

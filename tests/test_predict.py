@@ -14,6 +14,7 @@ from dne_lib.data.augment import crop_image
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.noise import Calibration
 from dne_lib.predict import (
     certainty,
     check_box,
@@ -26,7 +27,6 @@ from dne_lib.predict import (
     save,
     spread_overlay,
 )
-from dne_lib.uncertainty import vertex_spread
 from tests.samples import CONFIG
 
 BOX = (100.0, 40.0, 40.0, 40.0)
@@ -212,20 +212,23 @@ def test_a_network_with_modules_says_how_sure_it_is(config, photo, monkeypatch, 
     monkeypatch.setattr("dne_lib.predict.hands_present", lambda *_: np.array([True, False]))
     torch.manual_seed(0)
     network = DualNoiseNetwork(CONFIG, HandModel())
+    for module in network.refiners:
+        torch.nn.init.constant_(module.varphi.last.bias, 0.1)
     found = predict(network, config, photo, BOX)
     crop = torch.from_numpy(crop_image(photo, found.crop, CONFIG.image_size)) / 255
     with torch.inference_mode():
-        drawn = network(
-            crop.permute(2, 0, 1)[None],
-            torch.tensor([[True, False]]),
-            samples=8,
-            generator=torch.Generator().manual_seed(0),
-        )
-    expected = 1000 * HAND_UNIT * vertex_spread(drawn.stages)[0, 0].numpy()
-    assert expected.mean() > 0.1
-    np.testing.assert_allclose(1000 * found.spread[0], expected, rtol=1e-4)
-    line = f"right hand: spread {expected.mean():.1f} mm, at most {expected.max():.1f} mm"
-    assert certainty(found) == line
+        coarse, one, two = (s.vertices[0, 0] for s in network(crop.permute(2, 0, 1)[None]).stages)
+    way = HAND_UNIT * np.hypot(
+        *((b - a).norm(dim=-1).numpy() for a, b in ((coarse, one), (one, two)))
+    )
+    assert way.min() > 0.001
+    # Eq. 2 as it was while training, two modules of it; half of a Gaussian is within 1.538 of it.
+    expected = 1.538 * (CONFIG.gamma / 3**0.5 * way + CONFIG.delta * 2**0.5 * HAND_UNIT)
+    np.testing.assert_allclose(found.spread[0], expected, rtol=1e-3)
+    first, second = certainty(found).split("\n")
+    millimetres = 1000 * expected.mean()
+    assert first == f"right hand: half of its vertices within {millimetres:.1f} mm of the truth"
+    assert "never held against errors" in second
     assert "spread.png" in [path.name for path in save(found, tmp_path / "out")]
     # Of a network that says nothing, nothing is left over either.
     plain = predict(ColourNetwork(), config, photo, BOX)
@@ -235,6 +238,31 @@ def test_a_network_with_modules_says_how_sure_it_is(config, photo, monkeypatch, 
         spread_overlay(plain)
     save(plain, tmp_path / "out")
     assert not (tmp_path / "out" / "spread.png").exists()
+
+
+@pytest.mark.parametrize("hands", [1, 2])
+def test_a_calibrated_network_says_how_far_errors_go(config, photo, monkeypatch, hands):
+    monkeypatch.setattr("dne_lib.predict.hands_present", lambda *_: np.array([True, hands == 2]))
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(CONFIG, HandModel())  # fresh modules move nothing by themselves
+    for module in network.refiners:
+        torch.nn.init.constant_(module.varphi.last.weight, 0)
+        torch.nn.init.constant_(module.varphi.last.bias, 0)
+        torch.nn.init.constant_(module.varphi.last.bias[3:], -1000)  # nor by Eq. 1
+    delta = 0.01 / HAND_UNIT
+    network.calibration = {"SH": Calibration(2, delta, 4), "IH": Calibration(2, 3 * delta, 4)}
+    found = predict(network, config, photo, BOX)
+    assert found.calibration == network.calibration["SH" if hands == 1 else "IH"]
+    # Student's t of four degrees in space, 10 or 30 mm wide: F of 3 and 4 from a table.
+    half, most = (10 * (2 * hands - 1) * (3 * f) ** 0.5 for f in (0.9406, 4.1909))
+    np.testing.assert_allclose(1000 * found.spread, half, rtol=1e-3)
+    *lines, last = certainty(found).split("\n")
+    assert len(lines) == hands
+    assert "calibrated on" in last
+    line = (
+        f"half of its vertices within {half:.1f} mm of the truth, nine in ten within {most:.1f} mm"
+    )
+    assert all(each.endswith(line) for each in lines)
 
 
 def test_the_spread_is_drawn_in_colours(config, photo):

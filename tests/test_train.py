@@ -226,6 +226,20 @@ def test_a_run_is_never_overwritten(config, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+def test_a_run_of_an_earlier_version_goes_on(config, tmp_path):
+    config = changed(config, steps=1)
+    run = train(config, tmp_path / "run")
+    values = json.loads((run / "config.json").read_text())
+    del values["data"]["every"], values["loss"]  # as if they had come later
+    (run / "config.json").write_text(json.dumps(values))
+    config.data = dataclasses.replace(config.data, every=2)
+    with pytest.raises(InputError, match=r"\(data\.every differ\)"):
+        train(config, run, resume=True)
+    config.data = dataclasses.replace(config.data, every=1)
+    train(config, run, resume=True)
+    assert json.loads((run / "config.json").read_text())["data"]["every"] == 1
+
+
 def test_too_few_images_for_a_batch(config, tmp_path):
     with pytest.raises(InputError, match="fewer than one batch of 99"):
         train(changed(config, batch_size=99), tmp_path / "run")

@@ -1,140 +1,236 @@
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from scipy.stats import chi
+from scipy.stats import f as fisher
 
+from dne_lib.config import Config
+from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Stage
+from dne_lib.model.noise import Calibration
+from dne_lib.train import load_network, read_calibration, save_calibration, save_network
 from dne_lib.uncertainty import (
+    GAUSSIAN,
     Measured,
+    as_trained,
     binned,
+    calibrate,
     calibration_figure,
     coverage,
-    fit_scale,
+    fit,
     measure,
-    scaled,
-    vertex_spread,
+    radius,
+    refined_way,
 )
 from tests.samples import CONFIG, make_batch
 
 LEVELS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+TRUE = {"SH": Calibration(0.5, 0.05, 3.0), "IH": Calibration(2.0, 0.1, 6.0)}
 
 
-def stage(samples, scores=None):
-    batch = samples.shape[1]
+def stage(vertices):
+    batch = len(vertices)
     return Stage(
-        vertices=samples.mean(0),
+        vertices=vertices,
         joints=torch.zeros(batch, 2, 21, 3),
         camera=torch.zeros(batch, 2, 2, 2),
         projections=torch.zeros(batch, 2, 778, 2),
-        samples=samples,
-        coordinates=samples[..., :2],
-        scores=torch.zeros(samples.shape[:3]) if scores is None else scores,
+        samples=vertices[None],
+        coordinates=torch.zeros(1, batch, 2, 778, 2),
+        scores=torch.zeros(1, batch, 2),
     )
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(0)
+def test_the_way_is_that_of_all_modules():
+    step = torch.zeros(1, 2, 778, 3)
+    step[0, 1, 5] = torch.tensor([1.0, 2.0, 2.0])
+    there = refined_way([stage(0 * step), stage(step), stage(step), stage(-step / 3)])
+    # Of 3 and of 4, by Pythagoras: a step back does not undo one forth.
+    expected = torch.zeros(1, 2, 778)
+    expected[0, 1, 5] = 5
+    torch.testing.assert_close(there, expected)
+    with pytest.raises(InputError, match="without modules"):
+        refined_way([stage(step)])
 
 
-def test_variances_of_the_modules_add(generator):
-    draws = [stage(std * torch.randn(400, 1, 2, 778, 3, generator=generator)) for std in (0.3, 0.4)]
-    spread = vertex_spread([stage(torch.zeros(1, 1, 2, 778, 3)), *draws])
-    torch.testing.assert_close(spread, torch.full((1, 2, 778), 0.5), rtol=0.15, atol=0)
-    assert spread.square().mean().item() == pytest.approx(0.25, rel=0.01)
+def test_the_noise_of_training_is_recovered_from_its_draws():
+    rng = np.random.default_rng(0)
+    config = dataclasses.replace(CONFIG, gamma=0.3, delta=0.02, modules=3)
+    mean = rng.normal(size=(3, 778, 3))
+    way = np.sqrt(np.square(mean).sum(axis=(0, 2), keepdims=False))[None].astype(np.float32)
+    (sh, ih) = as_trained(config).values()
+    assert sh == ih
+    assert sh.freedom == GAUSSIAN
+    # Where nothing moves, and far away, it is Eq. 2's own distribution.
+    for size, tolerance in ((0.0, 0.02), (100.0, 0.1)):
+        spread = config.gamma * np.abs(size * mean) + config.delta
+        drawn = rng.normal(size=(400, 3, 778, 3)) * spread
+        distance = np.linalg.norm(drawn.sum(axis=1), axis=-1)
+        typical = np.sqrt(np.square(distance).mean())
+        assert radius(size * way, sh, 0.5).shape == (1, 778)
+        said = np.sqrt(np.square(radius(size * way, sh, 0.5) / chi.ppf(0.5, 3)).mean() * 3)
+        assert said == pytest.approx(typical, rel=tolerance)
 
 
-@pytest.mark.parametrize("count", [2, 5])
-def test_few_samples_do_not_shrink_the_variance(generator, count):
-    samples = 0.2 * torch.randn(count, 8, 2, 778, 3, generator=generator)
-    scores = torch.randn(count, 8, 2, generator=generator)
-    spread = vertex_spread([stage(samples[:1]), stage(samples, scores)])
-    assert spread.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.03)
+@pytest.mark.parametrize("level", [0.3, 0.5, 0.95])
+def test_the_radius_holds_its_share_of_heavy_tails(level):
+    rng = np.random.default_rng(1)
+    way = rng.uniform(0, 0.3, 200_000).astype(np.float32)
+    each = Calibration(1.5, 0.1, 2.5)
+    assert (drawn(rng, way, each) < radius(way, each, level)).mean() == pytest.approx(
+        level, abs=0.005
+    )
 
 
-def test_samples_count_by_their_confidence(generator):
-    samples = torch.randn(6, 1, 2, 778, 3, generator=generator)
-    scores = torch.zeros(6, 1, 2)
-    scores[2:] = -100.0
-    baseline = stage(samples[:1])
-    two = vertex_spread([baseline, stage(samples[:2])])
-    torch.testing.assert_close(vertex_spread([baseline, stage(samples, scores)]), two)
-    expected = (samples[0] - samples[1]).square().mean(-1).sqrt() / 2**0.5
-    torch.testing.assert_close(two, expected)
-    scores[1] = -100.0  # all the weight on one: no spread, but no division by zero either
-    assert vertex_spread([baseline, stage(samples, scores)]).isfinite().all()
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_no_samples_no_spread(count):
-    stages = [stage(torch.zeros(1, 1, 2, 778, 3))] * (1 + count)
-    with pytest.raises(InputError, match="no samples"):
-        vertex_spread(stages)
+def drawn(rng, way, each):
+    """Errors: a Gaussian over the root of a chi-square, the definition of Student's t."""
+    gauss = np.linalg.norm(rng.normal(size=(*way.shape, 3)), axis=-1)
+    wide = np.sqrt(rng.chisquare(each.freedom, way.shape) / each.freedom)
+    return ((each.gamma * way + each.delta) * gauss / wide).astype(np.float32)
 
 
 @pytest.fixture
 def truth():
-    """Errors drawn from the very spread that is predicted, which differs from vertex to vertex."""
+    """Errors drawn from the very distributions of `TRUE`."""
     rng = np.random.default_rng(0)
-    spread = rng.lognormal(1.0, 0.7, (50, 778)).astype(np.float32)
-    error = spread * np.linalg.norm(rng.normal(size=(50, 778, 3)), axis=-1)
-    return Measured(spread, error.astype(np.float32))
+    way = rng.lognormal(-2.5, 0.9, (120, 778)).astype(np.float32)
+    interacting = np.arange(120) % 3 > 0
+    error = np.where(interacting[:, None], drawn(rng, way, TRUE["IH"]), drawn(rng, way, TRUE["SH"]))
+    return Measured(way, error, interacting)
 
 
-def test_a_right_spread_is_calibrated(truth):
-    assert fit_scale(truth) == pytest.approx(1, rel=0.01)
-    np.testing.assert_allclose(coverage(truth, LEVELS), LEVELS, atol=0.01)
-    predicted, true = binned(truth)
-    np.testing.assert_allclose(true, predicted, rtol=0.05)
+def test_a_right_distribution_is_calibrated(truth):
+    np.testing.assert_allclose(coverage(truth, TRUE, LEVELS), LEVELS, atol=0.01)
+    predicted, true = binned(truth, TRUE)
+    np.testing.assert_allclose(true, predicted, rtol=0.08)
     assert (np.diff(predicted) > 0).all()
-    assert np.mean(true**2) == pytest.approx(np.mean(truth.error.astype(np.float64) ** 2), rel=1e-3)
+    low = MILLIMETRES * 0.05 * np.sqrt(3 * fisher.ppf(0.5, 3, 3))
+    assert predicted[0] > low
+
+
+def test_numbers_are_found_again(truth):
+    fits = fit(truth)
+    for kind, true in TRUE.items():
+        np.testing.assert_allclose(fits[kind], true, rtol=0.15)
+    # Of other hands of the same kind.
+    rng = np.random.default_rng(3)
+    way = rng.lognormal(-2.5, 0.9, (50, 778)).astype(np.float32)
+    other = Measured(way, drawn(rng, way, TRUE["IH"]), np.ones(50, bool))
+    np.testing.assert_allclose(coverage(other, fits, LEVELS), LEVELS, atol=0.02)
 
 
 @pytest.mark.parametrize("factor", [0.25, 4.0])
-def test_a_wrong_scale_is_seen_and_mended(truth, factor):
-    wrong = scaled(truth, factor)
-    before = coverage(wrong, LEVELS)
-    assert (before < LEVELS - 0.05).all() if factor < 1 else (before > LEVELS + 0.05).all()
-    # Fitted on one half of the hands, shown on the other.
-    one, other = (Measured(*(each[half] for each in wrong)) for half in (slice(25), slice(25, 50)))
-    scale = fit_scale(one)
-    assert scale == pytest.approx(1 / factor, rel=0.02)
-    np.testing.assert_allclose(coverage(scaled(other, scale), LEVELS), LEVELS, atol=0.015)
+def test_a_wrong_scale_shows(truth, factor):
+    wrong = {k: Calibration(factor * g, factor * d, f) for k, (g, d, f) in TRUE.items()}
+    found = coverage(truth, wrong, LEVELS)
+    assert (found < LEVELS - 0.05).all() if factor < 1 else (found > LEVELS + 0.05).all()
 
 
-def test_a_spread_that_knows_nothing_shows_in_the_bins(truth):
-    """The scale can be right on average while no vertex is told from another."""
+def test_a_way_that_knows_nothing_shows_in_the_bins(truth):
     rng = np.random.default_rng(1)
-    shuffled = Measured(rng.permuted(truth.spread, axis=None).reshape(50, 778), truth.error)
-    _, true = binned(shuffled)
+    shuffled = truth._replace(way=rng.permuted(truth.way, axis=None).reshape(truth.way.shape))
+    alone = {"SH": TRUE["IH"], "IH": TRUE["IH"]}
+    predicted, true = binned(shuffled, alone)
     assert true.max() / true.min() < 1.2
-    predicted, _ = binned(shuffled)
     assert predicted.max() / predicted.min() > 5
+    # Fitted, it is not believed.
+    before = TRUE["IH"].gamma / TRUE["IH"].delta
+    after = fit(shuffled)["IH"]
+    assert after.gamma / after.delta < 0.2 * before
+
+
+def test_few_hands_are_not_fitted(truth):
+    few = Measured(*(values[:75] for values in truth))
+    assert set(fit(few)) == {"IH"}
+    with pytest.raises(InputError, match="30 hands are too few"):
+        fit(Measured(*(values[:30] for values in truth)))
 
 
 def test_the_figure_draws_each_by_name(truth):
-    figure = calibration_figure({"before": scaled(truth, 0.5), "after": truth})
+    narrow = {k: Calibration(0.5 * g, 0.5 * d, f) for k, (g, d, f) in TRUE.items()}
+    figure = calibration_figure(truth, {"as trained": narrow, "calibrated": TRUE})
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["before", "after"]
+    names = [text.get_text() for text in left.get_legend().get_texts()]
+    assert names == ["as trained", "calibrated"]
     before, after = right.lines[:2]
     assert (before.get_ydata() < after.get_ydata()).all()
 
 
-def test_a_network_is_measured_on_the_hands_present():
-    hands = HandModel()
+@pytest.fixture
+def network():
     torch.manual_seed(0)
-    network = DualNoiseNetwork(dataclasses.replace(CONFIG, consistency=False), hands).eval()
-    batch = make_batch(hands)
-    found = measure(network, [batch, batch], samples=4)
-    assert found.spread.shape == found.error.shape == (8, 778)
-    # Fresh modules move nothing: each draws with the floor delta of Eq. 2, two of them add up.
-    expected = CONFIG.delta * 2**0.5 * MILLIMETRES
-    assert np.sqrt(np.mean(found.spread**2)) == pytest.approx(expected, rel=0.05)
-    coarse = network(batch["image"], batch["present"]).stages[0].vertices
-    error = (coarse - batch["vertices"]).norm(dim=-1)[batch["present"]] * MILLIMETRES
+    network = DualNoiseNetwork(CONFIG, HandModel())
+    # Fresh modules move nothing.
+    torch.nn.init.constant_(network.refiners[0].varphi.last.bias, 0.1)
+    return network.eval()
+
+
+def test_a_network_is_measured_on_the_hands_present(network):
+    batch = make_batch(network.hands)
+    found = measure(network, [batch, batch])
+    assert found.way.shape == found.error.shape == (8, 778)
+    assert found.interacting.tolist() == 2 * [False, False, True, True]
+    assert found.way.min() > 0.01
+    stages = network(batch["image"], batch["present"]).stages
+    error = (stages[-1].vertices - batch["vertices"]).norm(dim=-1)[batch["present"]]
     np.testing.assert_allclose(found.error[:4], error.detach().numpy(), rtol=1e-3)
-    np.testing.assert_array_equal(found.spread, measure(network, [batch, batch], samples=4).spread)
+
+
+def test_the_fit_travels_with_the_weights(network, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_network(network, Config(model=CONFIG), path, half=True)
+    before = safetensors.torch.load_file(path)
+    assert load_network(path)[0].calibration == {}
+    assert save_calibration(path, TRUE) == path
+    after = safetensors.torch.load_file(path)
+    assert before.keys() == after.keys()
+    assert all(after[k].dtype == v.dtype and torch.equal(after[k], v) for k, v in before.items())
+    loaded, config = load_network(path)
+    assert config.model == CONFIG
+    assert loaded.calibration == TRUE
+    # And on, as `ship_weights.py` does it.
+    save_network(loaded, config, tmp_path / "shipped.safetensors", half=True)
+    assert read_calibration(tmp_path / "shipped.safetensors") == TRUE
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"SH": {"scale": 2}}', '{"SH": 8.1}'])
+def test_a_fit_of_another_version_is_none(network, tmp_path, text, caplog):
+    path = tmp_path / "net.safetensors"
+    save_network(network, Config(model=CONFIG), path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    state = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(state, path, metadata | {"calibration": text})
+    with caplog.at_level(logging.WARNING):
+        assert load_network(path)[0].calibration == {}
+    assert f"{path} holds a calibration of another version" in caplog.text
+
+
+def test_a_network_is_calibrated_on_the_split_val(network, tmp_path, monkeypatch):
+    config = Config(model=CONFIG)
+    config.data.root = tmp_path / "data"
+    synthesize(config.data.root, train=0, test=0, val=8, seed=5, workers=1, progress=False)
+    with pytest.raises(InputError, match="hands are too few to calibrate"):
+        calibrate(network, config)
+    monkeypatch.setattr("dne_lib.uncertainty.FEWEST", 2)
+    fits, table = calibrate(network, config)
+    rows = [line.split("  ")[0] for line in table.splitlines()[2:6]]
+    assert rows == ["SH, as trained", "SH, calibrated", "IH, as trained", "IH, calibrated"]
+    # An untrained network errs by far more than the noise it was to train with.
+    half = table.splitlines()[2].split()[4]
+    assert half == "0.0%"
+    assert f"IH: gamma {fits['IH'].gamma:.2f}, delta" in table
+    config.data.root = tmp_path / "nowhere"
+    with pytest.raises(InputError, match="nowhere"):
+        calibrate(network, config)
+
+
+def test_the_network_that_comes_with_the_package_is_calibrated():
+    assert set(read_calibration("shipped")) == {"SH", "IH"}

@@ -1,8 +1,18 @@
 """The noise model (Eq. 1-2): Gaussians whose spread grows with their mean."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+class Calibration(NamedTuple):
+    """Eq. 2 with numbers fitted to errors and with their tails, which are no Gaussian's."""
+
+    gamma: float  # for the way a vertex has gone through all modules
+    delta: float  # hand units
+    freedom: float  # degrees, of Student's t: the fewer, the more often an error is a large one
 
 
 def noise_spread(mean: Float[Tensor, "*shape"], gamma: float, delta: float) -> Tensor:
