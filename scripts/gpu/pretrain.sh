@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The weights in the package, on one GPU, in calls of under ten minutes each.
+#
+#   scripts/gpu/pretrain.sh PRESET FOLDER STAGE MINUTES [STEPS]
+#
+# PRESET  tiny or small.
+# FOLDER  holds the runs between calls: FOLDER/upright, FOLDER/coarse, FOLDER/full.
+# STAGE   upright, coarse or full, in this order (results/experiments.md says why upright first).
+# MINUTES this call may take; what is trained by then is saved, and the same call goes on from it.
+# STEPS   of the stage, batches of 128 (default: upright 3000, coarse 8000, full 3000).
+#
+# Images are rendered again in every call, from the same seed: 16 cores take some three minutes
+# for 50,000, less than moving them would. Training then takes what is left.
+set -euo pipefail
+preset=$1 folder=$2 stage=$3 minutes=$4
+case $stage in
+    upright) steps=${5:-3000} options=(--train.stage coarse --data.rotation 10
+        --loss.heatmaps 300 --loss.densepose 12 --loss.parts 8
+        --loss.vertices 2 --loss.projections 2 --loss.coordinates 2) ;;
+    coarse) steps=${5:-8000} options=(--train.stage coarse --train.initial "$folder/upright") ;;
+    full) steps=${5:-3000} options=(--train.initial "$folder/coarse" --train.initial-rate 0.3) ;;
+    *) echo "stage $stage: give upright, coarse or full" >&2; exit 2 ;;
+esac
+[ "$stage" = full ] || options+=(--train.initial-rate 1)
+varied=()
+[ "$preset" = small ] && varied=(--varied)
+cores=$(nproc)
+began=$SECONDS
+data=data/gpu
+dne() { python3 -m dne_lib "$@"; }
+
+mkdir -p "$folder"
+export OMP_NUM_THREADS=1
+dne synthesize "$data" --train 50000 --test 2000 --seed 1 "${varied[@]}"
+options+=(--preset "$preset" --data.root "$data" --output "$folder/$stage"
+    --train.steps "$steps" --train.batch-size 128 --train.warmup 300
+    --train.workers "$cores" --train.save-every 250)
+[ -f "$folder/$stage/config.json" ] && options+=(--resume)
+left=$((minutes * 60 - (SECONDS - began) - 45))
+# Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
+timeout --signal=INT "$left" python3 -m dne_lib train "${options[@]}" || [ $? -eq 124 ]
+dne evaluate "$folder/$stage" --limit 1000
