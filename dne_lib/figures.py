@@ -58,17 +58,17 @@ def pipeline(
     theta, beta = rf"$\theta$  {text['pose']}", rf"$\beta$  {text['betas']}"
     state = f"v  {text['vertices']}\nu  {text['projections']}\nc  {text['camera']}"
 
-    figure = Figure((13, 5.6), facecolor="white", dpi=75)
+    figure = Figure((13, 5.6), facecolor="white", dpi=90)
     axis: Any = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, 130), ylim=(0, 56))
     axis.set_axis_off()
-    axis.text(1, 54, "coarse stage", fontsize=12, weight="bold", va="center")
-    axis.text(10, 24.5, "refinement", fontsize=12, weight="bold", va="center")
+    axis.text(1, 54, "coarse stage", fontsize=13, weight="bold", va="center")
+    axis.text(10, 24.5, "refinement", fontsize=13, weight="bold", va="center")
 
     _picture(axis, photo, 1, 37, f"image\n{text['image']}", 1)
     _box(axis, 21, 40, 11, 8, f"encoder\n{BACKBONES[config.backbone]}", STEP, 3)
     _box(axis, 36, 40, 12, 8, f"F\n{text['features']}", TENSOR)
-    _box(axis, 52, 37, 12, 14, f"five maps\n{maps}\neach {side}", TENSOR, 3)
+    _box(axis, 52, 36.5, 12, 15, f"five maps\n{maps}\neach {side}", TENSOR, 3)
     _box(axis, 68, 40, 12, 8, f"merged F\n{text['features']}", TENSOR, 3)
     _box(axis, 84, 40, 10, 8, "baseline\nspatial\nsoftmax", STEP, 4)
     _box(axis, 98, 39, 12, 10, f"{theta}\n{beta}\nc  {text['camera']}", TENSOR, 2)
@@ -80,22 +80,22 @@ def pipeline(
 
     frame = FancyBboxPatch((21, 2), 89, 19, "round,pad=0.3", fc="none", ec=LESSON, ls="--")
     axis.add_patch(frame)
-    axis.text(22, 19.4, f"dual-noise module, M = {config.modules} in a row", fontsize=10,
+    axis.text(22, 19, f"dual-noise module, M = {config.modules} in a row", fontsize=11,
               weight="bold", va="center")  # fmt: skip
     _box(axis, 1, 6, 15, 10, state, TENSOR, 8)
     _box(axis, 24, 6, 13, 10, "2D noise\nF read at u\n" + r"$\phi$, Eq. 3", STEP, 6)
-    _box(axis, 41, 7, 15, 8, "u + noise  (Eq. 1–2)\n" + text["coordinates"], TENSOR, 5)
+    _box(axis, 41, 6, 15, 10, "u + noise\nEq. 1–2\n" + text["coordinates"], TENSOR, 5)
     _box(axis, 60, 6, 13, 10, "3D noise\nthree views\n" + r"$\varphi$, Eq. 4", STEP, 7)
-    _box(axis, 77, 7, 15, 8, "v + noise  (Eq. 1–2)\n" + text["samples"], TENSOR, 5)
+    _box(axis, 77, 6, 15, 10, "v + noise\nEq. 1–2\n" + text["samples"], TENSOR, 5)
     _box(axis, 96, 6, 12, 10, "best sample,\nnew camera\nEq. 5–7", STEP, 8)
-    _picture(axis, refined, 115, 4, f"refined mesh\nv  {text['vertices']}")
+    _picture(axis, refined, 115, 5, f"refined mesh\nv  {text['vertices']}")
     for start, end in ((16, 24), (37, 41), (56, 60), (73, 77), (92, 96), (108, 115)):
         _arrow(axis, (start, 11), (end, 11))
     _arrow(axis, (122, 32.4), (122, 28), (8.5, 28), (8.5, 16))
     _arrow(axis, (78, 40), (78, 21.3))
-    _box(axis, 54, 22.5, 19, 4.5, f"image points  {text['regressed']}", TENSOR, 6)
+    _box(axis, 50, 22.5, 23, 4.5, f"image points  {text['regressed']}", TENSOR, 6)
     _arrow(axis, (78, 24.7), (73, 24.7))
-    _arrow(axis, (63.5, 22.5), (63.5, 21.3))
+    _arrow(axis, (61.5, 22.5), (61.5, 21.3))
     return figure
 
 
@@ -103,14 +103,14 @@ def _box(
     axis: Any, x: Number, y: Number, w: Number, h: Number, text: str, colour: str, lesson: int = 0
 ) -> None:
     axis.add_patch(FancyBboxPatch((x, y), w, h, "round,pad=0,rounding_size=1", fc=colour, ec="0.5"))
-    axis.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=8.5, linespacing=1.4)
+    axis.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=10, linespacing=1.3)
     if lesson:
         _badge(axis, x + w, y + h, lesson)
 
 
 def _badge(axis: Any, x: Number, y: Number, lesson: int) -> None:
     circle = {"boxstyle": "circle,pad=0.2", "fc": LESSON, "lw": 0}
-    style = {"color": "white", "fontsize": 8, "weight": "bold", "bbox": circle}
+    style = {"color": "white", "fontsize": 9, "weight": "bold", "bbox": circle}
     axis.text(x, y, str(lesson), ha="center", va="center", **style)
 
 
@@ -118,7 +118,7 @@ def _picture(
     axis: Any, image: np.ndarray, x: Number, y: Number, caption: str, lesson: int = 0
 ) -> None:
     axis.imshow(image, extent=(x, x + 14, y, y + 14), aspect="auto", zorder=2)
-    axis.text(x + 7, y - 0.6, caption, ha="center", va="top", fontsize=8.5, linespacing=1.3)
+    axis.text(x + 7, y - 0.6, caption, ha="center", va="top", fontsize=10, linespacing=1.3)
     if lesson:
         _badge(axis, x + 14, y + 14, lesson)
 

@@ -204,6 +204,41 @@ def test_moving_a_slider_redraws(name, callbacks):
                 np.testing.assert_array_equal(np.array(a[key]), np.array(b[key]))
 
 
+def test_a_mesh_keeps_its_cube_while_it_fits():
+    """So that growing can be seen; and nothing is ever cut off, nor lost in an empty cube."""
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T.astype(float)
+
+    def cube(size):
+        drawing.redraw(figure, [Panel("", [Points(size * corners)])])
+        scene = figure.layout.scene
+        return np.array([scene.xaxis.range, scene.yaxis.range, scene.zaxis.range])
+
+    figure = drawing.live_figure([Panel("", [Points(corners)])])
+    start = cube(1.0)
+    np.testing.assert_allclose(start, [[-0.05, 1.05], [-0.05, 1.05], [-1.05, 0.05]])
+    assert (cube(1.04) == start).all()
+    assert (cube(0.6) == start).all()
+    np.testing.assert_allclose(cube(2.0), 2 * start)
+    np.testing.assert_allclose(cube(0.5), 0.5 * start)
+
+
+def test_axes_and_legends_follow_their_panel(scene):
+    figure = drawing.live_figure(widgets.noise_panels(scene))
+    assert figure.layout.yaxis2.title.text == "mean vertex error, mm"
+    drawing.redraw(figure, widgets.noise_panels(scene, space="2D"))
+    assert figure.layout.yaxis2.title.text == "mean vertex error, pixels"
+    legends = {trace.name: trace.legend for trace in figure.data if trace.name}
+    assert legends["samples"] == "legend"
+    assert legends["the mean"] == "legend3"
+
+
+def test_sliders_say_every_value_they_take(callbacks):
+    gamma, delta, samples = (
+        widgets.explore(callbacks["noise"], CONTROLS["noise"]).children[0].children[:3]
+    )
+    assert [x.readout_format for x in (gamma, delta, samples)] == [".2f", ".3f", "d"]
+
+
 def test_surfaces_are_upright():
     """The reader looks along the camera's z, with its y down."""
     corners = drawing.upright(np.eye(3))

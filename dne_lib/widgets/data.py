@@ -13,7 +13,6 @@ from dne_lib.metrics import MILLIMETRES
 from dne_lib.plots import MAPS, enlarged, map_pictures
 from dne_lib.widgets.panels import (
     COOL,
-    GREY,
     PIXELS,
     WARM,
     Choice,
@@ -80,7 +79,7 @@ def augment_panels(
         Panel(
             "joints in space, wrist at the centre",
             [
-                Points(corners, GREY, 1),  # keeps the view still
+                Points(corners, "white", 1),  # keeps the view still, unseen
                 Points(bones(solid[0]), WARM, 0, "right hand"),
                 Points(bones(solid[1]), COOL, 0, "left hand"),
             ],

@@ -177,5 +177,6 @@ def noise_panels(
             ],
             "R",
             f"mean vertex error, {name}",
+            (0.0, 1.1 * float(draws.best_error[0])),
         ),
     ]

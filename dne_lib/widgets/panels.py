@@ -25,6 +25,9 @@ from dne_lib.files import InputError
 from dne_lib.mano import SKELETON
 
 PIXELS = 256  # side of the images that widgets draw on
+# Of a live figure, in the browser's pixels: what JupyterLab leaves on a small laptop's screen. By
+# itself plotly takes 700, as it cannot know the room before it is shown.
+WIDTH = 900
 WARM, COOL, GREEN, GREY = "#d95f02", "#4575b4", "#1b9e77", "#888888"
 
 
@@ -123,7 +126,8 @@ def upright(places: np.ndarray) -> np.ndarray:
 
 def still(panels: list[Panel]) -> Figure:
     """Panels as a picture."""
-    figure = Figure((4.2 * len(panels), 4.0), facecolor="white", dpi=90)
+    side = min(4.2, 12 / len(panels))  # inches: a page shrinks what is wider, and its letters
+    figure = Figure((side * len(panels), 0.95 * side), facecolor="white", dpi=90)
     figure.set_layout_engine("constrained")
     for i, panel in enumerate(panels):
         options = {"projection": "3d"} if panel.solid else {}
@@ -142,7 +146,7 @@ def still(panels: list[Panel]) -> Figure:
                 collection.set_facecolor(_shaded(layer, vertices))
                 collection.set_edgecolor("none")
             else:
-                _draw_points(axis, layer, panel.solid, order)
+                _draw_points(axis, layer, panel, order)
         if panel.solid:
             axis.set_axis_off()
             spans = [
@@ -156,18 +160,24 @@ def still(panels: list[Panel]) -> Figure:
             axis.set(xlabel=panel.x, ylabel=panel.y, ylim=panel.limits)
             axis.grid(alpha=0.3)
         if any(isinstance(layer, Points) and layer.label for layer in panel.layers):
-            axis.legend(fontsize=7, loc="lower left" if panel.pictured else "best")
+            axis.legend(fontsize=8, loc="lower left" if panel.pictured else "best")
     return figure
 
 
-def _draw_points(axis: Any, layer: Points, solid: bool, order: int) -> None:
-    places = upright(layer.places) if solid else layer.places
+def _draw_points(axis: Any, layer: Points, panel: Panel, order: int) -> None:
+    places = upright(layer.places) if panel.solid else layer.places
     style: dict[str, Any] = {"color": layer.colour, "label": layer.label or None, "zorder": order}
     if layer.size:
-        style |= {"linestyle": "", "marker": "o", "markersize": layer.size, "markeredgewidth": 0}
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.7 * _outlined(layer, panel)}
+        style |= {"linestyle": "", "marker": "o", "markersize": layer.size} | edge
     elif layer.dashed:
         style["linestyle"] = "--"
     axis.plot(*places.T, **style)
+
+
+def _outlined(layer: Points, panel: Panel) -> bool:
+    """Whether dots are few and large enough for an outline, which tells black from a dark image."""
+    return panel.pictured and layer.size >= 5
 
 
 def _shaded(layer: Surface, vertices: np.ndarray) -> np.ndarray:
@@ -192,7 +202,7 @@ def _png_address(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(encoded).decode()
 
 
-def _trace(layer: Picture | Points | Surface, solid: bool) -> Any:
+def _trace(layer: Picture | Points | Surface, panel: Panel, legend: str) -> Any:
     """An empty plotly trace for a layer; `_values` fills it."""
     if isinstance(layer, Picture):
         return go.Image(hoverinfo="skip")
@@ -201,13 +211,15 @@ def _trace(layer: Picture | Points | Surface, solid: bool) -> Any:
             **dict(zip("ijk", layer.faces.T, strict=True)), opacity=layer.opacity,
             hoverinfo="skip", lighting={"ambient": 0.5, "diffuse": 0.7},
         )  # fmt: skip
-    kind = go.Scatter3d if solid else go.Scatter
-    size = layer.size * (0.7 if solid else 1)
-    style: dict[str, Any] = {"mode": "markers", "marker": {"size": size, "color": layer.colour}}
+    kind = go.Scatter3d if panel.solid else go.Scatter
+    size = layer.size * (0.7 if panel.solid else 1)
+    edge = {"line": {"color": "white", "width": 1}} if _outlined(layer, panel) else {}
+    marker = {"size": size, "color": layer.colour} | edge
+    style: dict[str, Any] = {"mode": "markers", "marker": marker}
     if not layer.size:
-        line = {"color": layer.colour, "width": 5 if solid else 2}
+        line = {"color": layer.colour, "width": 5 if panel.solid else 2}
         style = {"mode": "lines", "line": line | ({"dash": "dash"} if layer.dashed else {})}
-    return kind(**style, name=layer.label, showlegend=bool(layer.label))
+    return kind(**style, name=layer.label, showlegend=bool(layer.label), legend=legend)
 
 
 def _values(layer: Picture | Points | Surface, solid: bool) -> dict[str, Any]:
@@ -230,24 +242,33 @@ def live_figure(panels: list[Panel]) -> go.FigureWidget:
     kinds = [{"type": "scene" if panel.solid else "xy"} for panel in panels]
     titles = [panel.title or " " for panel in panels]  # an empty title would leave no place for one
     figure = make_subplots(1, len(panels), specs=[kinds], subplot_titles=titles)
+    figure.update_annotations(font_size=12)
+    middles = [title.x for title in figure.select_annotations()]
+    labels = [sum(bool(getattr(x, "label", "")) for x in panel.layers) for panel in panels]
+    charts = any(not panel.solid and not panel.pictured for panel in panels)
+    plot = min(400, WIDTH // len(panels))
+    top, room, foot = 55, 45 * charts + 10, 20 * max(labels)
+    height = top + plot + room + foot
     for column, panel in enumerate(panels, start=1):
+        legend = f"legend{column if column > 1 else ''}"
         for layer in panel.layers:
-            figure.add_trace(_trace(layer, panel.solid), row=1, col=column)
+            figure.add_trace(_trace(layer, panel, legend), row=1, col=column)
+        # Below its own panel.
+        across = {"x": middles[column - 1], "xanchor": "center"}
+        figure.update_layout(
+            {legend: across | {"yref": "container", "y": foot / height, "yanchor": "top"}}
+        )
         if panel.solid:
             eye = {"x": 0.4, "y": -1.5, "z": 0.35}
             hidden: dict[str, Any] = {f"{axis}axis": {"visible": False} for axis in "xyz"}
-            view = {"aspectmode": "data", "camera": {"eye": eye}}
+            view = {"aspectmode": "cube", "camera": {"eye": eye}}
             figure.update_scenes(hidden | view, row=1, col=column)
         elif panel.pictured:
             figure.update_xaxes(visible=False, range=[0, PIXELS], row=1, col=column)
             figure.update_yaxes(visible=False, range=[PIXELS, 0], row=1, col=column)
-        else:
-            figure.update_xaxes(title=panel.x, row=1, col=column)
-            figure.update_yaxes(title=panel.y, range=panel.limits, row=1, col=column)
-    legend = {"orientation": "h", "y": -0.12}
     figure.update_layout(
-        height=430, margin={"l": 10, "r": 10, "t": 40, "b": 10}, template="plotly_white",
-        legend=legend, uirevision="keep",
+        width=WIDTH, height=height, margin={"l": 10, "r": 10, "t": top, "b": room + foot},
+        template="plotly_white", uirevision="keep",
     )  # fmt: skip
     widget = go.FigureWidget(figure)
     redraw(widget, panels)
@@ -257,11 +278,45 @@ def live_figure(panels: list[Panel]) -> go.FigureWidget:
 def redraw(figure: go.FigureWidget, panels: list[Panel]) -> None:
     """Show other panels, in one message to the browser; the reader's view of a mesh stays."""
     pairs = [(layer, panel.solid) for panel in panels for layer in panel.layers]
+    solid = [panel for panel in panels if panel.solid]
+    flat = [panel for panel in panels if not panel.solid]
+    # A layout has a first scene and first axes even where no panel is of that kind.
+    scenes = zip(figure.select_scenes(), solid, strict=False)
+    axes = zip(figure.select_xaxes(), figure.select_yaxes(), flat, strict=False)
     with figure.batch_update():
-        for trace, (layer, solid) in zip(list[Any](figure.data), pairs, strict=True):
-            trace.update(_values(layer, solid))
-        for title, panel in zip(figure.layout.annotations, panels, strict=True):
+        for trace, (layer, is_solid) in zip(list[Any](figure.data), pairs, strict=True):
+            trace.update(_values(layer, is_solid))
+        for title, panel in zip(figure.select_annotations(), panels, strict=True):
             title.text = panel.title or " "
+        for scene, panel in scenes:
+            scene.update(_cube(panel, scene))
+        for x, y, panel in axes:
+            if not panel.pictured:
+                x.title.text, y.title.text, y.range = panel.x, panel.y, panel.limits
+
+
+def _cube(panel: Panel, scene: Any) -> dict[str, Any]:
+    """Axes of a cube around what is drawn; the one before for as long as it fits.
+
+    A cube that followed every change would hide that a hand grows.
+    """
+    places = [
+        upright(layer.vertices if isinstance(layer, Surface) else layer.places)
+        for layer in panel.layers
+        if not isinstance(layer, Picture)
+    ]
+    low, high = (f(np.concatenate(places), axis=0) for f in (np.nanmin, np.nanmax))
+    span = float((high - low).max())
+    before = [scene[f"{axis}axis"].range for axis in "xyz"]
+    if None not in before:
+        first, last = np.transpose(np.array(before, float))
+        if (first <= low).all() and (high <= last).all() and 2 * span >= last[0] - first[0]:
+            return {}
+    ranges = (low + high)[:, None] / 2 + 0.55 * max(span, 1e-6) * np.array([-1, 1])
+    return {
+        f"{axis}axis": {"range": range_.tolist()}
+        for axis, range_ in zip("xyz", ranges, strict=True)
+    }
 
 
 def explore(callback: Callback, controls: Controls) -> ipywidgets.VBox:
@@ -284,10 +339,11 @@ def _input(control: Control) -> Any:
         return ipywidgets.Dropdown(
             description=control.label, options=list(control.values), style=style
         )
-    kind = ipywidgets.IntSlider if isinstance(control.step, int) else ipywidgets.FloatSlider
-    return kind(
+    whole = isinstance(control.step, int)
+    decimals = len(f"{control.step:g}".partition(".")[2])
+    return (ipywidgets.IntSlider if whole else ipywidgets.FloatSlider)(
         control.start, min=control.low, max=control.high, step=control.step,
-        description=control.label, style=style,
+        description=control.label, style=style, readout_format="d" if whole else f".{decimals}f",
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def schedule_panels(epochs: int = 30, rate: float = -3.0, warmup: int = 2) -> li
         shares.append(Points(np.stack([time, share], 1), colour, 0, name))
         halves.append(f"{name} {time[np.searchsorted(share, 50)]:.1f}")
     return [
-        Panel("learning rate", curves, "epoch", "log₁₀", (-8.2, -1.8)),
-        Panel(f"half of the way by epoch: {', '.join(halves)}", shares, "epoch", "way behind, %",
-              (0.0, 102.0)),
+        Panel("learning rate", curves, "epoch", "log₁₀ of the rate", (-8.2, -1.8)),
+        Panel(f"half of the way by epoch: {', '.join(halves)}", shares, "epoch",
+              "share of the way, %", (0.0, 102.0)),
     ]  # fmt: skip
