@@ -12,7 +12,7 @@ from dne_lib.files import InputError
 from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
-from dne_lib.train import load_network
+from dne_lib.weights import load_network, load_pretrained
 
 __all__ = [
     "Config",
@@ -21,6 +21,7 @@ __all__ = [
     "InputError",
     "InterHand",
     "load_network",
+    "load_pretrained",
     "preset",
     "project",
     "ridge_camera",

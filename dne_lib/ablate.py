@@ -27,7 +27,8 @@ from dne_lib.metrics import GROUPS
 from dne_lib.model import DualNoiseNetwork, Output
 from dne_lib.plans import Claim, Plan, Variant, override, read_plan
 from dne_lib.plots import save_figure
-from dne_lib.train import find_weights, load_weights, read_weights, train
+from dne_lib.train import train
+from dne_lib.weights import find_weights, load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 

@@ -35,8 +35,9 @@ from dne_lib.files import InputError
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
-from dne_lib.train import SHIPPED, load_network, save_calibration, train
+from dne_lib.train import train
 from dne_lib.uncertainty import calibrate
+from dne_lib.weights import SHIPPED, load_network, save_calibration
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 Eq. 2 gives each step mu that a module moves a vertex a noise of gamma |mu| + delta: what had to go
 far is less certain. Its gamma and delta are chosen for training, and say little in millimetres.
 `fit` chooses them, and the tails of the distribution, so that errors on images the network has
-not seen are likeliest. `train.save_calibration` keeps them with the weights. (Drawing samples
+not seen are likeliest. `weights.save_calibration` keeps them with the weights. (Drawing samples
 tells less than the means do: in the spread of a few draws, delta drowns what sets vertices apart.)
 """
 

@@ -21,7 +21,7 @@ from dne_lib.data.interhand import InterHand
 from dne_lib.evaluate import format_table, spread
 from dne_lib.mano import rotation_6d_to_matrix
 from dne_lib.metrics import MILLIMETRES, mpvpe_2d
-from dne_lib.train import load_network
+from dne_lib.weights import load_network
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from dne_lib.evaluate import format_table
 from dne_lib.files import read_json, write_bytes
 from dne_lib.metrics import PROTOCOLS
-from dne_lib.train import SHIPPED
+from dne_lib.weights import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 CARD = SHIPPED["shipped"].parent / "MODEL_CARD.md"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dne_lib.data.index import read_index
 from dne_lib.files import read_json, write_bytes, write_json
-from dne_lib.train import SHIPPED, load_network, save_network
+from dne_lib.weights import SHIPPED, load_network, save_network
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,16 +11,8 @@ from dne_lib.data.interhand import InterHand
 from dne_lib.files import InputError
 from dne_lib.losses import total_loss
 from dne_lib.model import DualNoiseNetwork
-from dne_lib.train import (
-    find_weights,
-    learning_rate,
-    load_network,
-    load_weights,
-    read_weights,
-    save_network,
-    train,
-    usable_precision,
-)
+from dne_lib.train import learning_rate, train, usable_precision
+from dne_lib.weights import load_network, read_weights
 
 MODEL = ModelConfig(
     backbone="resnet18",
@@ -73,19 +65,6 @@ def test_cosine_schedule_warms_up_and_ends_at_zero():
 def test_precision_is_full_where_asked():
     assert usable_precision("no") == "no"
     assert usable_precision("bf16") in ("no", "bf16")
-
-
-@pytest.mark.parametrize("half", [False, True])
-def test_weights_come_back_from_disk(tmp_path, half):
-    torch.manual_seed(0)
-    network = DualNoiseNetwork(MODEL)
-    save_network(network, Config(model=MODEL), tmp_path / "net.safetensors", half)
-    loaded, config = load_network(tmp_path / "net.safetensors")
-    assert config.model == MODEL
-    assert not loaded.training
-    for name, value in network.state_dict().items():
-        close = {"atol": 1e-3, "rtol": 1e-3} if half else {"atol": 0, "rtol": 0}
-        torch.testing.assert_close(loaded.state_dict()[name], value, **close)
 
 
 def test_a_run_leaves_all_that_is_promised(config, tmp_path):
@@ -167,48 +146,6 @@ def test_one_batch_is_overfitted(builtin_data):
     output = network(batch["image"], batch["present"], samples=0)
     error = module.training_error(output, batch)
     assert error["mpvpe_last"] < 2.0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"channels": 16}, "another configuration"),
-        ({"modules": 2}, "missing"),
-        ({"backbone": "resnet50"}, "another configuration"),
-    ],
-)
-def test_weights_of_another_configuration_are_refused(tmp_path, change, message):
-    save_network(DualNoiseNetwork(MODEL), Config(model=MODEL), tmp_path / "net.safetensors")
-    state, _ = read_weights(tmp_path / "net.safetensors")
-    other = DualNoiseNetwork(dataclasses.replace(MODEL, **change))
-    with pytest.raises(InputError, match=message):
-        load_weights(other, state, "net.safetensors")
-
-
-def test_a_file_without_its_modules_is_no_trained_network(tmp_path):
-    coarse = DualNoiseNetwork(dataclasses.replace(MODEL, modules=0))
-    save_network(coarse, Config(model=MODEL), tmp_path / "net.safetensors")
-    with pytest.raises(InputError, match=r"lacks \d+ weights .* refiners\.0"):
-        load_network(tmp_path / "net.safetensors")
-
-
-def test_a_full_network_lends_its_coarse_part(tmp_path):
-    state = DualNoiseNetwork(MODEL).state_dict()
-    coarse = DualNoiseNetwork(dataclasses.replace(MODEL, modules=0))
-    assert set(load_weights(coarse, state, "here")) == set(coarse.state_dict())
-
-
-def test_files_that_hold_no_weights(tmp_path):
-    with pytest.raises(InputError, match="no weights at"):
-        find_weights(tmp_path / "nowhere")
-    path = tmp_path / "net.safetensors"
-    save_network(DualNoiseNetwork(MODEL), Config(model=MODEL), path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match="not a whole safetensors file"):
-        read_weights(path)
-    module.safetensors.torch.save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="carries no configuration"):
-        read_weights(path)
 
 
 def test_a_run_is_never_overwritten(config, tmp_path):

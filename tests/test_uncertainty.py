@@ -15,7 +15,6 @@ from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Stage
 from dne_lib.model.noise import Calibration
-from dne_lib.train import load_network, read_calibration, save_calibration, save_network
 from dne_lib.uncertainty import (
     GAUSSIAN,
     Measured,
@@ -29,6 +28,7 @@ from dne_lib.uncertainty import (
     radius,
     refined_way,
 )
+from dne_lib.weights import load_network, read_calibration, save_calibration, save_network
 from tests.samples import CONFIG, make_batch
 
 LEVELS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])

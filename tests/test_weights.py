@@ -1,0 +1,87 @@
+import dataclasses
+
+import pytest
+import safetensors.torch
+import torch
+
+from dne_lib import load_pretrained
+from dne_lib.config import Config, ModelConfig
+from dne_lib.files import InputError
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.weights import find_weights, load_network, load_weights, read_weights, save_network
+
+MODEL = ModelConfig(
+    backbone="resnet18",
+    stages=2,
+    pretrained=False,
+    image_size=32,
+    feature_size=8,
+    channels=8,
+    modules=1,
+    samples=2,
+)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_come_back_from_disk(tmp_path, half):
+    torch.manual_seed(0)
+    network = DualNoiseNetwork(MODEL)
+    save_network(network, Config(model=MODEL), tmp_path / "net.safetensors", half)
+    loaded, config = load_network(tmp_path / "net.safetensors")
+    assert config.model == MODEL
+    assert not loaded.training
+    for name, value in network.state_dict().items():
+        close = {"atol": 1e-3, "rtol": 1e-3} if half else {"atol": 0, "rtol": 0}
+        torch.testing.assert_close(loaded.state_dict()[name], value, **close)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 16}, "another configuration"),
+        ({"modules": 2}, "missing"),
+        ({"backbone": "resnet50"}, "another configuration"),
+    ],
+)
+def test_weights_of_another_configuration_are_refused(tmp_path, change, message):
+    save_network(DualNoiseNetwork(MODEL), Config(model=MODEL), tmp_path / "net.safetensors")
+    state, _ = read_weights(tmp_path / "net.safetensors")
+    other = DualNoiseNetwork(dataclasses.replace(MODEL, **change))
+    with pytest.raises(InputError, match=message):
+        load_weights(other, state, "net.safetensors")
+
+
+def test_a_file_without_its_modules_is_no_trained_network(tmp_path):
+    coarse = DualNoiseNetwork(dataclasses.replace(MODEL, modules=0))
+    save_network(coarse, Config(model=MODEL), tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=r"lacks \d+ weights .* refiners\.0"):
+        load_network(tmp_path / "net.safetensors")
+
+
+def test_a_full_network_lends_its_coarse_part(tmp_path):
+    state = DualNoiseNetwork(MODEL).state_dict()
+    coarse = DualNoiseNetwork(dataclasses.replace(MODEL, modules=0))
+    assert set(load_weights(coarse, state, "here")) == set(coarse.state_dict())
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    with pytest.raises(InputError, match="no weights at"):
+        find_weights(tmp_path / "nowhere")
+    path = tmp_path / "net.safetensors"
+    save_network(DualNoiseNetwork(MODEL), Config(model=MODEL), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        read_weights(path)
+    safetensors.torch.save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="carries no configuration"):
+        read_weights(path)
+
+
+def test_the_network_in_the_package_is_ready_for_use():
+    network = load_pretrained()
+    assert not network.training
+    assert network.calibration
+    size = network.config.image_size
+    with torch.no_grad():
+        output = network(torch.rand(1, 3, size, size), torch.ones(1, 2, dtype=torch.bool))
+    assert len(output.stages) == network.config.modules + 1
