@@ -188,17 +188,28 @@ def balance_panels(
     shares = 100 * weights * chosen.values / (weights * chosen.values).sum()
     suits = agreement(chosen.gram, weights)
     loudest = list(VOICES)[int(shares.argmax())]
-    axis = ",  ".join(f"{i}: {name}" for i, name in enumerate(VOICES))
     return [
-        Panel(f"share of the loss: most is {loudest}", _stems(shares), axis, "%", (0.0, 100.0)),
-        Panel("a step on the whole loss suits …", _stems(suits), axis, "cosine", (-1.0, 1.0)),
+        Panel(
+            f"share of the loss: most is {loudest}",
+            _stems(shares),
+            y="%",
+            limits=(0.0, 100.0),
+            ticks=list(VOICES),
+        ),
+        Panel(
+            "a step on the whole loss suits …",
+            _stems(suits),
+            y="cosine",
+            limits=(-1.0, 1.0),
+            ticks=list(VOICES),
+        ),
     ]
 
 
 def _stems(heights: np.ndarray) -> list[Points]:
     """A stem with a head for each voice."""
     layers = []
-    for i, (name, colour) in enumerate(zip(VOICES, (COOL, GREY, WARM, GREEN), strict=True)):
+    for i, colour in enumerate((COOL, GREY, WARM, GREEN)):
         stem = np.array([[i, 0.0], [i, heights[i]]])
-        layers += [Points(stem, colour, 0), Points(stem[1:], colour, 12, name)]
+        layers += [Points(stem, colour, 0), Points(stem[1:], colour, 12)]
     return layers

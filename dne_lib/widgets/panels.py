@@ -64,6 +64,7 @@ class Panel(NamedTuple):
     x: str = ""
     y: str = ""
     limits: tuple[float, float] | None = None  # of the y axis of a chart
+    ticks: Sequence[str] = ()  # names of 0, 1, ... on the x axis of a chart; none: numbers
 
     @property
     def solid(self) -> bool:
@@ -158,6 +159,8 @@ def still(panels: list[Panel]) -> Figure:
             axis.set(xticks=[], yticks=[], xlim=(0, PIXELS), ylim=(PIXELS, 0))
         else:
             axis.set(xlabel=panel.x, ylabel=panel.y, ylim=panel.limits)
+            if panel.ticks:
+                axis.set_xticks(range(len(panel.ticks)), panel.ticks)
             axis.grid(alpha=0.3)
         if any(isinstance(layer, Points) and layer.label for layer in panel.layers):
             axis.legend(fontsize=8, loc="lower left" if panel.pictured else "best")
@@ -293,6 +296,8 @@ def redraw(figure: go.FigureWidget, panels: list[Panel]) -> None:
         for x, y, panel in axes:
             if not panel.pictured:
                 x.title.text, y.title.text, y.range = panel.x, panel.y, panel.limits
+                if panel.ticks:
+                    x.update(tickvals=list(range(len(panel.ticks))), ticktext=list(panel.ticks))
 
 
 def _cube(panel: Panel, scene: Any) -> dict[str, Any]:
