@@ -15,7 +15,8 @@ FIELDS = ("mpvpe_coarse", "mpvpe_last", "parts_accuracy", "images_per_second")
 def main() -> None:
     """Print a Markdown table, two rows a log."""
     rows = []
-    for path in map(Path, sys.argv[1:]):
+    runs = sorted(map(Path, sys.argv[1:]), key=lambda path: (len(path.parent.name), str(path)))
+    for path in runs:  # run2 before run10
         log = [json.loads(line) for line in path.read_text().splitlines()]
         for part in (log[:3], log[-3:]):
             means = [f"{sum(entry[f] for entry in part) / len(part):.2f}" for f in FIELDS]

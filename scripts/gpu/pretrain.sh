@@ -31,7 +31,7 @@ dne() { python3 -m dne_lib "$@"; }
 
 mkdir -p "$folder"
 export OMP_NUM_THREADS=1
-dne synthesize "$data" --train 50000 --test 2000 --seed 1 "${varied[@]}"
+dne synthesize "$data" --train 50000 --test 2000 --val 1000 --seed 1 "${varied[@]}"
 options+=(--preset "$preset" --data.root "$data" --output "$folder/$stage"
     --train.steps "$steps" --train.batch-size 128 --train.warmup 300
     --train.workers "$cores" --train.save-every 250)
@@ -40,3 +40,5 @@ left=$((minutes * 60 - (SECONDS - began) - 45))
 # Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
 timeout --signal=INT "$left" python3 -m dne_lib train "${options[@]}" || [ $? -eq 124 ]
 dne evaluate "$folder/$stage" --limit 1000
+# What predictions say of their errors: it goes into the file that is shipped.
+if [ "$stage" = full ]; then dne calibrate "$folder/full"; fi
