@@ -220,12 +220,12 @@ def summary(results: dict[str, Any], protocol: Protocol = "wrist", markdown: boo
 
 def protocol_summary(results: dict[str, Any], markdown: bool = False) -> str:
     """Every stage's errors over all hands under the four protocols."""
-    header = ["All hands, mm", *(f"{m} {p}" for m in ("MPJPE", "MPVPE") for p in PROTOCOLS)]
     rows = [
-        [name, *(number(errors[m][p]["All"]) for m in ("mpjpe", "mpvpe") for p in PROTOCOLS)]
+        [f"{metric.upper()}, {name}", *(number(errors[metric][p]["All"]) for p in PROTOCOLS)]
+        for metric in ("mpjpe", "mpvpe")
         for name, errors in results["stages"].items()
     ]
-    return format_table(header, rows, markdown)
+    return format_table(["All hands, mm", *PROTOCOLS], rows, markdown)
 
 
 def spread(count: int, limit: int | None) -> list[int]:

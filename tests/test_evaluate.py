@@ -108,7 +108,11 @@ def test_tables(batch):
     assert row[0] == "shipped module 1"
     markdown = format_table(["a", "b"], [["x", "1.0"]], markdown=True)
     assert markdown == "| a |   b |\n| :- | --: |\n| x | 1.0 |"
-    assert len(evaluation.protocol_summary(results).splitlines()) == 4
+    protocols = evaluation.protocol_summary(results).splitlines()
+    assert [line.split("  ")[0] for line in protocols[2:]] == [
+        f"{metric}, {stage}" for metric in ("MPJPE", "MPVPE") for stage in ("coarse", "module 1")
+    ]
+    assert max(map(len, protocols)) < 80
     assert evaluation.number(None) == "-"
 
 
