@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts import model_card
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "dne-lib": "dne_lib"}
@@ -99,3 +101,15 @@ def test_links_in_the_readme_lead_somewhere():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_code_of_the_readme_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    found: dict = {}
+    exec(code, found)
+    assert found["last"].vertices.shape == (1, 2, 778, 3)
+    assert found["last"].projections.shape == (1, 2, 778, 2)
+
+
+def test_the_model_card_says_what_results_say():
+    assert model_card.CARD.read_text() == model_card.card(ROOT / "results")
