@@ -41,6 +41,12 @@ CONTROLS = {
 }
 
 
+@pytest.mark.parametrize("controls", CONTROLS.values(), ids=CONTROLS)
+def test_labels_leave_room_for_the_slider(controls):
+    # JupyterLab gives label, slider and readout 300 pixels together.
+    assert max(len(control.label) for control in controls.values()) <= 20
+
+
 @pytest.fixture(scope="module")
 def hands():
     return HandModel()

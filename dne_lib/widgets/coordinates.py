@@ -33,8 +33,8 @@ TIP_VERTICES: dict[str, int] = dict(
 )
 COORDINATE_CONTROLS: Controls = {
     "tip": Choice("vertex", TIPS),
-    "right": Slider("move the projection right, pixels", -60, 60, 1, 0),
-    "down": Slider("down", -60, 60, 1, 0),
+    "right": Slider("shift right, pixels", -60, 60, 1, 0),
+    "down": Slider("shift down, pixels", -60, 60, 1, 0),
     "gate": Slider("gate σ(w)", 0.0, 1.0, 0.05, 0.5),
 }
 

@@ -10,7 +10,7 @@ from dne_lib.widgets.panels import COOL, WARM, Controls, Panel, Points, Slider
 SCHEDULE_CONTROLS: Controls = {
     "epochs": Slider("epochs", 5, 60, 5, 30),
     "rate": Slider("first rate, log₁₀", -5.0, -2.0, 0.25, -3.0),
-    "warmup": Slider("warm-up, % of the steps", 0, 20, 1, 2),
+    "warmup": Slider("warm-up, % of steps", 0, 20, 1, 2),
 }
 EPOCH = 50  # steps: the curves are the same for any number
 
