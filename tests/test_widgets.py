@@ -208,6 +208,7 @@ def test_moving_a_slider_redraws(name, callbacks):
             keys = {"image": ["source"], "scatter": ["x", "y"]}.get(a.type, ["x", "y", "z"])
             for key in keys:
                 np.testing.assert_array_equal(np.array(a[key]), np.array(b[key]))
+            assert a.name == b.name
 
 
 def test_a_mesh_keeps_its_cube_while_it_fits():

@@ -222,7 +222,7 @@ def _trace(layer: Picture | Points | Surface, panel: Panel, legend: str) -> Any:
     if not layer.size:
         line = {"color": layer.colour, "width": 5 if panel.solid else 2}
         style = {"mode": "lines", "line": line | ({"dash": "dash"} if layer.dashed else {})}
-    return kind(**style, name=layer.label, showlegend=bool(layer.label), legend=legend)
+    return kind(**style, showlegend=bool(layer.label), legend=legend)
 
 
 def _values(layer: Picture | Points | Surface, solid: bool) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _values(layer: Picture | Points | Surface, solid: bool) -> dict[str, Any]:
         rgb = (255 * _rgb(layer)).astype(int)
         return values | faces | {"vertexcolor": [f"rgb({r},{g},{b})" for r, g, b in rgb]}
     places = upright(layer.places) if solid else layer.places
-    return dict(zip("xyz", places.T, strict=False))
+    return dict(zip("xyz", places.T, strict=False)) | {"name": layer.label}
 
 
 def live_figure(panels: list[Panel]) -> go.FigureWidget:
