@@ -8,10 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import Timeout
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from torch import nn
@@ -21,7 +22,7 @@ from dne_lib.config import Config, config_to_dict, differences
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import default_device, evaluate, format_table, spread
-from dne_lib.files import InputError, read_json, write_bytes, write_json
+from dne_lib.files import InputError, locked, read_json, write_bytes, write_json
 from dne_lib.mano import HandModel
 from dne_lib.metrics import GROUPS
 from dne_lib.model import DualNoiseNetwork, Output
@@ -45,11 +46,44 @@ RULE = (
 MISSING = "not run yet"
 
 
+class _Job(NamedTuple):
+    """One result that a plan asks for."""
+
+    seed: int
+    variant: Variant
+    config: Config
+    run: Path
+    images: int | None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What the result depends on beside the run."""
+        asked = {"set": self.variant.set, "samples": self.variant.samples}
+        return {**asked, "images": self.images}
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept."""
+        return self.run / f"measured-{self.variant.slug}.json"
+
+    def known(self) -> dict[str, Any] | None:
+        """The result, if it is there.
+
+        Raises:
+            InputError: see `_finished`.
+        """
+        if not _finished(self.config, self.run) or not self.path.exists():
+            return None
+        measured = read_json(self.path)
+        return measured if measured["how"] == self.how else None
+
+
 def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
     """Run what a plan asks for and is not there yet; write results after every variant.
 
     Seeds are the outer loop: one of each variant is there long before three are. Runs finished
-    before are skipped, an interrupted one goes on.
+    before are skipped, an interrupted one goes on, and one that another process is at is left to
+    it: the same call in several processes, one a GPU or a core, shares the work.
 
     Args:
         path: the plan.
@@ -65,34 +99,36 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
         InputError: see `read_plan` and `train`; a run in the folder is of another configuration.
     """
     plan = read_plan(path)
-    if plan.render is not None:
-        synthesize(plan.config({}).data.root, **dataclasses.asdict(plan.render))
-    initial = _coarse(plan, runs)
-    start = {} if initial is None else {"train.initial": initial}
+    with locked(runs / "start.lock"):
+        if plan.render is not None:
+            synthesize(plan.config({}).data.root, **dataclasses.asdict(plan.render))
+        initial = _coarse(plan, runs)
+    jobs = _jobs(plan, runs, {} if initial is None else {"train.initial": initial})
+    results = _write(plan, jobs, output, path.stem)
+    for job in jobs:
+        try:
+            with locked(job.run.with_name(f"{job.run.name}.lock"), wait=False):
+                if job.known() is not None:
+                    continue
+                _train_once(job.config, job.run)
+                write_json(job.path, {"how": job.how, **_measure(job)})
+        except Timeout:
+            logger.info("%s is another process's", job.run)
+            continue
+        results = _write(plan, jobs, output, path.stem)
+    return results
+
+
+def _jobs(plan: Plan, runs: Path, start: dict[str, Any]) -> list[_Job]:
+    """All that a plan asks for, in order."""
     trained = {variant.name: variant for variant in plan.variants if variant.of is None}
-    found: dict[str, dict[str, Any]] = {variant.name: {} for variant in plan.variants}
-    missing = []
+    jobs = []
     for seed in plan.seeds:
         for variant in plan.variants:
             source = trained[variant.of or variant.name]
-            run = runs / f"{source.slug}-{seed}"
             config = plan.config({**source.set, **start}, seed)
-            measured = run / f"measured-{variant.slug}.json"
-            how = {"set": variant.set, "samples": variant.samples, "images": plan.images}
-            known = read_json(measured) if measured.exists() else {}
-            if _finished(config, run) and known.get("how") == how:
-                found[variant.name][str(seed)] = known
-            else:
-                missing.append((seed, variant, config, run, measured, how))
-    results = summarise(plan, found)
-    _write(results, output, path.stem)
-    for seed, variant, config, run, measured, how in missing:
-        _train_once(config, run)
-        found[variant.name][str(seed)] = {"how": how, **_measure(run, variant, plan.images, seed)}
-        write_json(measured, found[variant.name][str(seed)])
-        results = summarise(plan, found)
-        _write(results, output, path.stem)
-    return results
+            jobs.append(_Job(seed, variant, config, runs / f"{source.slug}-{seed}", plan.images))
+    return jobs
 
 
 def _coarse(plan: Plan, runs: Path) -> str | None:
@@ -165,15 +201,15 @@ class _Sampling(nn.Module):
         return self.network(image, present, samples=self.samples, generator=self.generator)
 
 
-def _measure(run: Path, variant: Variant, images: int | None, seed: int) -> dict[str, Any]:
+def _measure(job: _Job) -> dict[str, Any]:
     """Errors of a run's network, evaluated as the variant says."""
-    state, config = read_weights(run)
-    config = override(config, {**variant.set, "model.pretrained": False})
+    state, config = read_weights(job.run)
+    config = override(config, {**job.variant.set, "model.pretrained": False})
     network = DualNoiseNetwork(config.model, HandModel(config.data.mano))
-    load_weights(network, state, str(run))
+    load_weights(network, state, str(job.run))
     dataset = InterHand(config.data.root, "test", config.model, config.data, augment=False)
-    loader = DataLoader(Subset(dataset, spread(len(dataset), images)), batch_size=32)
-    sampling = _Sampling(network, variant.samples, seed).to(default_device())
+    loader = DataLoader(Subset(dataset, spread(len(dataset), job.images)), batch_size=32)
+    sampling = _Sampling(network, job.variant.samples, job.seed).to(default_device())
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "origin": origin(),
@@ -398,9 +434,17 @@ def results_page(results: dict[str, Any], name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _write(results: dict[str, Any], output: Path, name: str) -> None:
-    write_json(output / f"{name}.json", results)
-    write_bytes(output / f"{name}.md", results_page(results, name).encode())
-    for key, entry in results["plan"]["tables"].items():
-        if any(row in results["rows"] for row in entry["rows"]):
-            save_figure(figure(results, key), output / f"{name}-{key}.png")
+def _write(plan: Plan, jobs: list[_Job], output: Path, name: str) -> dict[str, Any]:
+    """Put what is there by now, whoever made it, into the files of a plan."""
+    found: dict[str, dict[str, Any]] = {variant.name: {} for variant in plan.variants}
+    with locked(jobs[0].run.with_name("tables.lock")):
+        for job in jobs:
+            if (known := job.known()) is not None:
+                found[job.variant.name][str(job.seed)] = known
+        results = summarise(plan, found)
+        write_json(output / f"{name}.json", results)
+        write_bytes(output / f"{name}.md", results_page(results, name).encode())
+        for key, entry in plan.tables.items():
+            if any(row in results["rows"] for row in entry.rows):
+                save_figure(figure(results, key), output / f"{name}-{key}.png")
+    return results

@@ -236,7 +236,8 @@ class Predict:
 class Ablate:
     """Train and evaluate a plan's variants with several seeds; tables of means and spreads.
 
-    Stopped, the same command goes on. The plans are in scripts/plans.
+    Stopped, the same command goes on; started several times at once, it shares the work among
+    GPUs (CUDA_VISIBLE_DEVICES) or cores (OMP_NUM_THREADS=1). The plans are in scripts/plans.
     """
 
     plan: Positional[Path]  # a YAML file

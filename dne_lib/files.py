@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock
 
 
 class InputError(ValueError):
@@ -78,3 +79,22 @@ def claim_folder(path: Path, kind: str) -> None:
             f"{path} holds files that are no {kind} of ours: choose another folder, or empty it"
         )
     write_bytes(marker, b"")
+
+
+def locked(path: Path, wait: bool = True) -> FileLock:
+    """A context that one process at a time is in; whoever dies in it leaves it.
+
+    Args:
+        path: of a file made for it.
+        wait: for the other process to leave; otherwise entering raises `filelock.Timeout`.
+
+    Raises:
+        InputError: its folder cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make {path.parent} ({error.strerror}): choose another folder"
+        ) from error
+    return FileLock(path, timeout=-1 if wait else 0)

@@ -13,7 +13,7 @@ from dne_lib import ablate as module
 from dne_lib import cli
 from dne_lib.ablate import ablate, claims_table, figure, load_ablations, summarise, table
 from dne_lib.data.synthesize import synthesize
-from dne_lib.files import InputError
+from dne_lib.files import InputError, locked
 from dne_lib.metrics import GROUPS, PROTOCOLS
 from dne_lib.plans import read_plan
 
@@ -157,11 +157,12 @@ def test_a_second_call_keeps_what_the_first_has_shown(plan, tmp_path, trained, m
     runs, output, pages = tmp_path / "runs", tmp_path / "results", []
     write = module._write
 
-    def stops(results, *where):
-        write(results, *where)
+    def stops(*arguments):
+        results = write(*arguments)
         pages.append((output / "plan.md").read_text())
         if len(pages) == 4:  # the first page, two rows of the first round, its last
             raise KeyboardInterrupt
+        return results
 
     monkeypatch.setattr(module, "_write", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -175,6 +176,42 @@ def test_a_second_call_keeps_what_the_first_has_shown(plan, tmp_path, trained, m
     assert [name for name, _ in trained] == ["full-dne-1", "baseline-1"]
     assert len(pages) == 4 + 4  # and one for each result of the second round
     assert "Unfinished" not in pages[-1]
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(plan, tmp_path, trained):
+    runs, output = tmp_path / "runs", tmp_path / "results"
+    with locked(runs / "full-dne-0.lock"):
+        ablate(plan, runs, output)
+    assert [name for name, _ in trained] == ["coarse-1", "baseline-0", "full-dne-1", "baseline-1"]
+    assert "Unfinished: 4 of 6" in (output / "plan.md").read_text()
+    trained.clear()
+    ablate(plan, runs, output)
+    assert [name for name, _ in trained] == ["full-dne-0"]
+    assert "Unfinished" not in (output / "plan.md").read_text()
+
+
+def test_runs_need_a_folder(plan, tmp_path):
+    (tmp_path / "runs").write_text("not one")
+    with pytest.raises(InputError, match="cannot make"):
+        ablate(plan, tmp_path / "runs", tmp_path / "results")
+
+
+def test_what_another_process_finished_meanwhile_is_not_run_again(
+    plan, tmp_path, trained, monkeypatch
+):
+    runs, output, measure = tmp_path / "runs", tmp_path / "results", module._measure
+
+    def slow(job):  # another process does the rest meanwhile
+        monkeypatch.setattr(module, "_measure", measure)
+        ablate(plan, runs, tmp_path / "theirs")
+        return measure(job)
+
+    monkeypatch.setattr(module, "_measure", slow)
+    results = ablate(plan, runs, output)
+    assert sorted(name for name, _ in trained) == [
+        "baseline-0", "baseline-1", "coarse-1", "full-dne-0", "full-dne-1",
+    ]  # fmt: skip
+    assert all(len(seeds) == 2 for seeds in results["runs"].values())
 
 
 @pytest.mark.parametrize("varied", [False, True])
