@@ -2,6 +2,7 @@
 
 A plan is a YAML file; `scripts/plans/` has the paper's and ours. Its keys:
 
+- base: another plan, beside this one, whose keys hold where this one does not have them
 - title: a line; preset: tiny, small or paper
 - render: train, val, test, seed of the built-in data, drawn into data.root unless it is there;
   varied: true for pictures as photographs are
@@ -119,20 +120,32 @@ def read_plan(path: Path) -> Plan:
         InputError: it is no YAML, has unknown or missing keys, sets fields that do not exist or to
             values they cannot have, or names a variant that it does not define.
     """
+    values = _parsed(path)
     try:
-        values = yaml.safe_load(path.read_bytes())
+        if isinstance(values, dict) and "base" in values:
+            base = path.parent / _fitting(values.pop("base"), str, "base")
+            values = {**_fitting(_parsed(base), dict, str(base)), **values}
+        plan = _fitting(values, Plan, "the plan")
+        _check(plan)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return plan
+
+
+def _parsed(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        InputError: it cannot be read, or is no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"cannot read the plan {path} ({error.strerror}): check its name"
         ) from None
     except yaml.YAMLError as error:
         raise InputError(f"the plan {path} is not valid YAML: {error}") from None
-    try:
-        plan = _fitting(values, Plan, "the plan")
-        _check(plan)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return plan
 
 
 def _check(plan: Plan) -> None:

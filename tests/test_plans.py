@@ -146,6 +146,24 @@ def test_plans_that_cannot_be_run(tmp_path, values, message):
     assert str(tmp_path / "plan.yaml") in str(raised.value)
 
 
+def test_a_plan_may_build_on_another(tmp_path):
+    written(tmp_path, GOOD)
+    path = tmp_path / "longer.yaml"
+    path.write_text("base: plan.yaml\nset: {train.steps: 30}")
+    plan = read_plan(path)
+    assert plan.config({}).train.steps == 30
+    assert plan.config({}).train.learning_rate == preset("tiny").train.learning_rate
+    base = read_plan(tmp_path / "plan.yaml")
+    assert dataclasses.replace(plan, set=base.set) == base
+    path.write_text("base: nothing.yaml")
+    with pytest.raises(InputError, match=r"cannot read the plan .*nothing\.yaml"):
+        read_plan(path)
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    path.write_text("base: list.yaml")
+    with pytest.raises(InputError, match=r"list\.yaml is \[1, 2\]: give `key: value` lines"):
+        read_plan(path)
+
+
 def test_files_that_are_no_plan(tmp_path):
     with pytest.raises(InputError, match="cannot read the plan"):
         read_plan(tmp_path / "nothing.yaml")

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# A plan of ablations on one GPU, in calls of under ten minutes each.
+#
+#   scripts/gpu/ablate.sh PLAN FOLDER MINUTES
+#
+# PLAN    one of scripts/plans.
+# FOLDER  holds FOLDER/runs between calls, and FOLDER/results.
+# MINUTES this call may take: what is trained by then is saved, and the same call goes on from it.
+#         The tables are whole after every call, and say what has not been run yet.
+set -euo pipefail
+plan=$1 folder=$2 minutes=$3
+export OMP_NUM_THREADS=1
+# Interrupted by the clock it leaves its last checkpoint.
+timeout --signal=INT $((minutes * 60 - 30)) \
+    python3 -m dne_lib ablate "$plan" --runs "$folder/runs" --output "$folder/results" \
+    || [ $? -eq 124 ]
+cat "$folder/results/$(basename "$plan" .yaml).md"
