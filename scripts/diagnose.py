@@ -35,10 +35,14 @@ def main() -> None:
     config.data.root = options.data
     data = InterHand(options.data, "test", config.model, config.data, augment=False)
     chosen = Subset(data, spread(len(data), options.images))
+    noise = torch.Generator().manual_seed(0)
     errors: dict[str, list[Tensor]] = defaultdict(list)
     for batch in tqdm(DataLoader(chosen, 32), unit="batch"):
         with torch.inference_mode():
             output = network(batch["image"], batch["present"])
+            drawn = network(
+                batch["image"], batch["present"], samples=config.model.samples, generator=noise
+            )
         there = batch["present"]
         v, true = output.stages[0].vertices[there], batch["vertices"][there]
         u, true_u = output.stages[0].projections[there], batch["vertices_2d"][there]
@@ -64,6 +68,7 @@ def main() -> None:
         }
         for m, stage in enumerate(output.stages[1:], 1):
             guesses[f"module {m}"] = stage.vertices[there]
+            guesses[f"module {m}, drawn as in training"] = drawn.stages[m].vertices[there]
             errors[f"module {m}, px"].append(mpvpe_2d(stage.projections[there], true_u))
         for name, points in guesses.items():
             distance = (points - true).norm(dim=-1).mean(dim=-1)
