@@ -46,7 +46,8 @@ def main() -> None:
                 torch.set_num_threads(threads)
                 print(f"{name}, {stage}: {found.parameters / 1e6:.1f} M parameters", end="")
                 print(f", {rate:.1f} images/s on {found.device}", end="")
-                print(f" ({rate / PAPER:.2f} x the paper's {PAPER} on four GPUs)", end="")
+                if name == "paper":
+                    print(f" ({rate / PAPER:.2f} x those of its authors on four GPUs)", end="")
                 print(
                     f", {found.gigabytes:.1f} GB for batches of {config.train.batch_size}", end=""
                 )
