@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,8 +59,7 @@ class _Job(NamedTuple):
     @property
     def how(self) -> dict[str, Any]:
         """What the result depends on beside the run."""
-        asked = {"set": self.variant.set, "samples": self.variant.samples}
-        return {**asked, "images": self.images}
+        return {"set": self.variant.set, "samples": self.variant.samples, "images": self.images}
 
     @property
     def path(self) -> Path:
@@ -185,8 +185,16 @@ def _finished(config: Config, run: Path) -> bool:
 
 def _digest(config: Config) -> str | None:
     """Which weights a run starts from."""
-    initial = config.train.initial
-    return initial and hashlib.sha256(find_weights(initial).read_bytes()).hexdigest()
+    if config.train.initial is None:
+        return None
+    path = find_weights(config.train.initial)
+    return _hashed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _hashed(path: Path, written: int) -> str:
+    """Of a file as it was written then: all runs of a plan start from the same one."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _Sampling(nn.Module):

@@ -181,7 +181,7 @@ def _bound_memory() -> None:
     """Keep fewer convolutions of past steps at hand.
 
     The number of hands changes from batch to batch, and oneDNN keeps a kernel with its buffers for
-    each of the last 1024 shapes: some 700 MiB more after forty steps, and no faster. It reads the
+    each of the last 1024 shapes: memory that grows from step to step, for no speed. It reads the
     variable when it first computes, so this is without effect after a prediction.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
