@@ -17,8 +17,8 @@ help:  ## list the targets
 train: $(STAMP)  ## render data, train on the shipped coarse network, evaluate (FROM_SCRATCH=1: the long road)
 	$(BIN)/dne train --preset tiny $(if $(FROM_SCRATCH),--from-scratch) $(ARGS)
 
-test: lint  ## lint, all tests with coverage, all notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
+test: lint  ## lint, all tests with coverage, all notebooks (ARGS=tests/FILE: that one alone)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(or $(ARGS),--cov)
 	$(if $(ARGS),,$(TEST_NOTEBOOKS))
 
 lint: $(STAMP)  ## ruff and pyright

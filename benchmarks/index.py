@@ -1,4 +1,4 @@
-"""Building and opening the index of a split of InterHand2.6M's size: `make bench`.
+"""Building, opening and size of the index of a split of InterHand2.6M's size: `make bench`.
 
 Makes annotations with the structure of the 5 fps training split (captures, sequences, cameras that
 share frames); the full size is `python benchmarks/index.py 1361062`.
@@ -168,6 +168,8 @@ def main(count: int) -> None:
             print(f", {run['before']:.0f} MiB of imports", end="")
             print(f", +{run['peak'] - run['before']:.0f} at most", end="")
             print(f", +{run['after'] - run['before']:.0f} after")
+        stored = (root / "annotations" / SPLIT / ".dne-index").rglob("*.*")
+        print(f"on disk: {sum(path.stat().st_size for path in stored) / 2**20:.1f} MiB")
         print(f"build / open = {built['seconds'] / opened['seconds']:.0f}")
 
 

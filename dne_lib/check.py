@@ -24,7 +24,7 @@ from dne_lib.data.index import (
 )
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.shards import Shards, is_exported
-from dne_lib.data.subsets import PUBLISHED, by_humans, human_list, interacting, is_builtin, release
+from dne_lib.data.subsets import PUBLISHED, by_humans, count_types, human_list, is_builtin, release
 from dne_lib.files import InputError, claim_folder
 from dne_lib.mano import SKELETON, HandModel
 from dne_lib.plots import contact_sheet, draw_hands, enlarged, placed, save_figure
@@ -45,14 +45,17 @@ def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> It
     Args:
         mano: folder of the licensed MANO files; None: the built-in hand.
         output: folder for a sheet of pictures of each split.
-        seed: another one draws other images.
+        seed: not negative; another one draws other images.
 
     Yields:
         Lines to print, as the work goes on.
 
     Raises:
-        InputError: no split is there, or one cannot be used (which one, and why, is yielded).
+        InputError: no split is there, or one cannot be used (which one, and why, is yielded); the
+            seed is negative.
     """
+    if seed < 0:
+        raise InputError(f"--seed is {seed}: give a whole number that is not negative")
     splits = [
         split
         for split in PUBLISHED
@@ -96,22 +99,31 @@ def describe_split(root: Path, split: str, hands: HandModel) -> Iterator[str]:
     yield f"{split}:"
     packed = Shards(root, split) if is_exported(root, split) else None
     index = read_index(root, split) if packed is None else packed.index
-    two = int(interacting(index).sum())
-    counts = (len(index.file_name) - two, two)
+    listed = counts = count_types(index)
     yield f"  labels: {release(root, index)}, digest {content_digest(index)}"
-    captures = {name.split(b"/")[0] for name in index.sequence_name.tolist()}
+    # An export of some images lists the frames, sequences and cameras of all.
+    columns = (index.frame, index.sequence, index.camera)
+    frames, sequences, cameras = (np.unique(column) for column in columns)
+    captures = {name.split(b"/")[0] for name in index.sequence_name[sequences].tolist()}
     yield (
-        f"  listed: {numbers(counts)}; {len(index.number):,} frames in {len(captures)} captures, "
-        f"{len(index.sequence_name)} sequences, {len(np.unique(index.camera_name))} cameras"
+        f"  listed: {numbers(counts)}; {len(frames):,} frames in {len(captures)} captures, "
+        f"{len(sequences)} sequences, {len(np.unique(index.camera_name[cameras]))} cameras"
     )
-    if not is_builtin(root) and packed is None:
-        yield f"  {compared(counts, PUBLISHED[split]['H+M'])}"
+    if packed is not None:
+        record = packed.record
+        listed = (record["listed"][0], record["listed"][1])
+        yield (
+            f"  exported from: {numbers(listed)}, {record['missing']:,} of them missing; "
+            f"annotation {record['annotation']}, hand type {record['hand_type']}, "
+            f"every {record['every']}"
+        )
+    if not is_builtin(root):
+        yield f"  {compared(listed, PUBLISHED[split]['H+M'])}"
     if human_list(root, split) is not None:
-        human = by_humans(index, root, split)
-        two = int((human & interacting(index)).sum())
-        counts = (int(human.sum()) - two, two)
-        yield f"  annotated by humans: {numbers(counts)}"
-        yield f"  {compared(counts, PUBLISHED[split].get('H', (0, 0)))}"
+        human = count_types(index, by_humans(index, root, split))
+        yield f"  annotated by humans: {numbers(human)}"
+        if counts == listed:
+            yield f"  {compared(human, PUBLISHED[split].get('H', (0, 0)))}"
     elif "H" in PUBLISHED[split] and not is_builtin(root):
         yield "  annotated by humans: no list, which only data.annotation H and M need"
     if packed is not None:
@@ -151,11 +163,13 @@ def describe_parts(root: Path) -> Iterator[str]:
 
 def describe_fits(index: Index, fits: Fits) -> Iterator[str]:
     """Lines on how far MANO's joints are from the triangulated ones."""
+    used = np.unique(index.frame)
+    fitted, known = index.fitted[used], index.known[used]
     yield (
-        f"  MANO: {int(index.fitted.any(1).sum()):,} of {len(index.number):,} frames have "
+        f"  MANO: {int(fitted.any(1).sum()):,} of {len(used):,} frames have "
         f"parameters; {int(fits.present.sum()):,} hands are in view"
     )
-    error = fits.error[index.fitted & index.known.any(-1)]
+    error = fits.error[used][fitted & known.any(-1)]
     if not len(error):
         return
     middle, high = np.percentile(error, (50, 95))

@@ -17,12 +17,16 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        InputError: the file is missing or is not complete JSON.
+        InputError: the file is missing, cannot be read, or is not complete JSON.
     """
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the folder it should be in") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path} ({error.strerror}): it must be a file that you may read"
+        ) from None
     except orjson.JSONDecodeError as error:
         raise InputError(
             f"{path} is not valid JSON ({error}): it may be half-written; "
@@ -45,12 +49,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise InputError(
             f"cannot write {path} ({error.strerror}): free space or choose another folder; "
             "files already written are unchanged"
         ) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,12 +74,16 @@ def claim_folder(path: Path, kind: str) -> None:
     A marker file `.dne-<kind>` tells our folders from a user's own.
 
     Raises:
-        InputError: the folder holds something else, or cannot be made.
+        InputError: the folder holds something else, or cannot be read or made.
     """
     marker = path / f".dne-{kind}"
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: give a folder for the {kind}")
-    if path.is_dir() and not marker.exists() and any(path.iterdir()):
+    try:
+        foreign = path.is_dir() and not marker.exists() and any(path.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): choose another folder") from None
+    if foreign:
         raise InputError(
             f"{path} holds files that are no {kind} of ours: choose another folder, or empty it"
         )

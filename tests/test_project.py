@@ -1,6 +1,7 @@
 """The files around the package agree with each other."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -87,6 +88,45 @@ def test_no_large_or_licensed_file_is_committed():
     for path in files():
         assert path.stat().st_size <= 16 * 2**20, path
         assert not path.name.startswith(("MANO_LEFT", "MANO_RIGHT")), path
+
+
+def test_git_ignores_where_licensed_files_are_put():
+    licensed = [
+        "MANO_LEFT.pkl",
+        "elsewhere/MANO_RIGHT.npz",
+        "mano/models/mano_v1_2.zip",
+        "InterHand2.6M/images/train/image1.jpg",
+        "InterHand2.6M.images.5.fps.v1.0.tar.partaa",
+        "packed/train/train-00000.tar",
+        "check/train.png",
+    ]
+    ours = ["dne_lib/assets/hand_right.npz", "dne_lib/check.py", "dne_lib/mano.py"]
+    result = subprocess.run(
+        ["git", "check-ignore", "--no-index", *licensed, *ours],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert result.stdout.splitlines() == licensed
+
+
+@pytest.mark.parametrize("arguments", [[], ["ARGS=tests/test_camera.py"]])
+def test_coverage_is_measured_of_all_tests_only(arguments):
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "ARGS")  # of the make that runs the tests
+    result = subprocess.run(
+        ["make", "--dry-run", "test", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in outer},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (command,) = (line for line in result.stdout.splitlines() if "worksteal" in line)
+    assert command.endswith(" tests/test_camera.py" if arguments else " --cov")
+    assert ("--cov" in command) == (not arguments)
 
 
 def test_every_target_is_explained():

@@ -10,6 +10,7 @@ is whole, and one that does not load is made again.
 import dataclasses
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -38,9 +39,11 @@ from dne_lib.mano import INTERHAND_TO_JOINTS, HandModel
 HAND_TYPES = (*HANDS, "interacting")
 FILES = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
 NEAREST = 0.1  # metres: a joint nearer to the camera than this is of a failed fit
-VERSION = 2  # of the arrays: another one makes them again
+VERSION = 3  # of the arrays: another one makes them again
 BLOCK = 1 << 22  # bytes of JSON read at a time
 TEMPORARY = "unfinished-"  # folders that are being written
+
+log = logging.getLogger(__name__)
 
 # Between the records of a data file: the opening of a list, the end of the file, and a comma.
 OPENING = re.compile(rb'(?:^\s*\{|(?<=\})\s*\]\s*,)\s*"(images|annotations)"\s*:\s*\[\s*(?=\{)')
@@ -75,6 +78,7 @@ class Index(Arrays):
     camera: Int[np.ndarray, "image"]
     sequence_name: np.ndarray  # "sequence", bytes: capture and sequence
     number: Int[np.ndarray, "frame"]  # within its capture
+    frame_sequence: Int[np.ndarray, "frame"]  # also where an export has no image of the frame
     joints: Float[np.ndarray, "frame hand 21 3"]  # triangulated, world
     known: Bool[np.ndarray, "frame hand 21"]  # which of them are valid
     fitted: Bool[np.ndarray, "frame hand"]  # has MANO parameters
@@ -115,6 +119,13 @@ class Missing:
         more = len(counts) - len(names)
         return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
+    def warn(self, images: Path, listed: int) -> None:
+        """Log how many of the listed images are missing from their folder, and where; if any."""
+        if len(self.rows):
+            log.warning("%s: dropped %d of %d images, which are not there (%s): unpack the parts "
+                        "of InterHand2.6M that hold them",
+                        images, len(self.rows), listed, self.where())  # fmt: skip
+
 
 def read_index(root: Path, split: str) -> Index:
     """The labels of one split; parses the annotations the first time and after they changed.
@@ -126,15 +137,17 @@ def read_index(root: Path, split: str) -> Index:
     folder = root / "annotations" / split
     if not folder.is_dir():
         raise InputError(
-            f"{folder} does not exist: make a tree with `dne synthesize {root}`, or point "
-            "data.root at the folder of InterHand2.6M that holds annotations/ and images/"
+            f"{folder} does not exist: render all splits into a new folder with "
+            "`dne synthesize data/new --train 4000 --test 400 --val 400`, or point data.root at "
+            "the folder of InterHand2.6M that holds annotations/ and images/"
         )
     paths = [folder / f"InterHand2.6M_{split}_{name}.json" for name in FILES]
     wanted = (*paths, image_folder(root, split))
     if missing := [f"{path.relative_to(root)}" for path in wanted if not path.exists()]:
         raise InputError(
-            f"the tree {root} is half-written, it lacks {', '.join(missing)}: run "
-            f"`dne synthesize {root}` again, or unpack that part of InterHand2.6M again"
+            f"the tree {root} is half-written, it lacks {', '.join(missing)}: run the "
+            "`dne synthesize` command that was writing it again, with the same numbers, or unpack "
+            "that part of InterHand2.6M again"
         )
     states = [path.stat() for path in paths]
     stamp = [VERSION, *((state.st_size, state.st_mtime_ns) for state in states)]
@@ -164,7 +177,9 @@ def fit_hands(index: Index, hands: HandModel) -> Fits:
 
 def content_digest(index: Index) -> str:
     """A name for what the labels say: the same for the same labels, wherever and whenever read."""
-    arrays = (getattr(index, f.name) for f in dataclasses.fields(index) if f.name != "folder")
+    # frame_sequence is younger than results that name their labels by this digest.
+    names = [f.name for f in dataclasses.fields(index)]
+    arrays = (getattr(index, n) for n in names if n not in ("folder", "frame_sequence"))
     return _digest(*(np.ascontiguousarray(array).data for array in arrays))
 
 
@@ -221,7 +236,7 @@ def _nearest(images: Path, folder: str) -> tuple[str, int | None]:
 
 def _changed(path: Path) -> int | None:
     try:
-        return path.stat().st_mtime_ns
+        return path.stat().st_ctime_ns  # tar and rsync set st_mtime back
     except OSError:
         return None
 
@@ -352,7 +367,7 @@ def _parse(paths: Sequence[Path], split: str) -> dict[str, np.ndarray]:
     data_path, camera_path, joint_path, mano_path = paths
     try:
         table = _read_data(_stream(data_path, split), data_path)
-    except _Irregular:
+    except (_Irregular, OSError):  # the other way explains what cannot be read
         table = _read_data(_whole(data_path), data_path)
     name, moments, views, valid = table["file_name"], table["moment"], table["view"], table["valid"]
 
@@ -376,6 +391,8 @@ def _parse(paths: Sequence[Path], split: str) -> dict[str, np.ndarray]:
     known = rearrange(known, "n (h j) -> n h j", h=2)[..., INTERHAND_TO_JOINTS]
     valid = rearrange(valid, "n (h j) -> n h j", h=2)[..., INTERHAND_TO_JOINTS] & known[frame]
     joints = rearrange(joints, "n (h j) xyz -> n h j xyz", h=2)[:, :, INTERHAND_TO_JOINTS]
+    frame_sequence = np.zeros(len(joints), np.int32)
+    frame_sequence[frame] = table["sequence"]
     return {
         "file_name": name,
         "annotation": table["annotation"],
@@ -387,6 +404,7 @@ def _parse(paths: Sequence[Path], split: str) -> dict[str, np.ndarray]:
         "camera": camera,
         "sequence_name": np.array([name.encode() for name in table["sequences"]]),
         "number": _ids([table["moments"][code][1] for code in np.unique(moments)], data_path),
+        "frame_sequence": frame_sequence,
         "joints": joints / np.float32(1000),
         "known": known,
         "fitted": fitted,

@@ -35,6 +35,7 @@ from dne_lib.data.augment import (
     change_colours,
     change_points,
     change_rotations,
+    check_data_config,
     crop_affine,
     crop_image,
     draw,
@@ -87,7 +88,8 @@ class InterHand(Dataset):
         seed: of the augmentation.
 
     Raises:
-        InputError: see `read_index`, `chosen` and `HandModel`; no image is left.
+        InputError: see `read_index`, `chosen` and `HandModel`; MANO is given for built-in data; no
+            image is left.
     """
 
     def __init__(
@@ -99,8 +101,15 @@ class InterHand(Dataset):
         augment: bool,
         seed: int = 0,
     ):
+        check_data_config(data)
         self.root, self.images = root, image_folder(root, split)
         self.config, self.data, self.augment, self.seed = config, data, augment, seed
+        if data.mano is not None and is_builtin(root):
+            raise InputError(
+                f"{root} is built-in data, drawn with the built-in hand: MANO's meshes (data.mano "
+                f"{data.mano}) do not fit its images: leave data.mano out, or give InterHand2.6M "
+                "as data.root"
+            )
         self.hands = HandModel(data.mano)
         self.topology = self.hands.topology
         self.shards = Shards(root, split) if is_exported(root, split) else None
@@ -123,10 +132,7 @@ class InterHand(Dataset):
         if dropped := int((used & ~usable).sum()):
             log.warning("%s: dropped %d of %d images, which show no hand with a usable fit",
                         self.images, dropped, used.sum())  # fmt: skip
-        if len(missing.rows):
-            log.warning("%s: dropped %d of %d images, which are not there (%s): unpack the parts "
-                        "of InterHand2.6M that hold them",
-                        self.images, len(missing.rows), len(used), missing.where())  # fmt: skip
+        missing.warn(self.images, len(used))
         there = usable.copy()
         there[missing.rows] = False
         self.rows = np.flatnonzero(there)

@@ -190,18 +190,6 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.linalg.norm(r + s[..., None] * u - t[..., None] * v, axis=-1)
 
 
-def penetration(
-    segments_a: Float[np.ndarray, "*batch a 2 3"],
-    radii_a: Float[np.ndarray, "*batch a"],
-    segments_b: Float[np.ndarray, "*batch b 2 3"],
-    radii_b: Float[np.ndarray, "*batch b"],
-) -> Float[np.ndarray, "*batch"]:
-    """How deep the capsules of two hands reach into each other at most; negative is a gap."""
-    distance = _distance(segments_a[..., :, None, :, :], segments_b[..., None, :, :, :])
-    depth = radii_a[..., :, None] + radii_b[..., None, :] - distance
-    return np.asarray(depth.max(axis=(-2, -1)))
-
-
 def _tested_pairs() -> tuple[np.ndarray, np.ndarray]:
     """Pairs of a hand's capsules that must stay apart."""
     pairs = []

@@ -4,7 +4,8 @@ A tree of a million small files is slow to copy and hard on a network disk, whic
 every folder and file. Packed, a split is
 
     DIR/train/train-00000.tar …   000000042.jpg as released, 000000042.json: all its labels
-    DIR/train/labels/             the labels as arrays, and where in which tar each image is
+    DIR/train/labels-89ab…/       the labels as arrays, and where in which tar each image is
+    DIR/train/begun.json          written first, gone at the end: what is being exported
     DIR/train/shards.json         written last: without it the export is not finished
 
 The tar files alone feed any reader of WebDataset's. Ours goes by the arrays: it reads any image
@@ -32,22 +33,22 @@ from dne_lib.data.index import (
     VERSION,
     Arrays,
     Index,
+    content_digest,
     image_folder,
     load_arrays,
     missing_images,
     publish_arrays,
     read_index,
 )
-from dne_lib.data.subsets import chosen, human_list
+from dne_lib.data.subsets import chosen, count_types, human_list, is_builtin
 from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.mano import JOINTS_TO_INTERHAND
 
-DONE = "shards.json"
+BEGUN, DONE = "begun.json", "shards.json"
 # Arrays of an `Index` with a row for each image; the others are of frames, cameras, sequences.
 PER_IMAGE = (
     "file_name", "annotation", "size", "hand_type", "joint_valid", "sequence", "frame", "camera"
 )  # fmt: skip
-BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Shards:
 
     Attributes:
         index: labels of the images that were exported.
+        record: which of the tree's images those are, and how many it listed.
 
     Raises:
         InputError: the export is damaged, not whole, or of another version.
@@ -76,11 +78,12 @@ class Shards:
 
     def __init__(self, root: Path, split: str):
         self.folder = root / split
-        done = read_json(self.folder / DONE)
-        if done.get("version") != VERSION:
+        self.record = read_json(self.folder / DONE)
+        if self.record.get("version") != VERSION:
             raise InputError(f"{root} was exported by another version of dne_lib: export it again")
-        self.names: list[str] = list(done["shards"])
-        for name, size in done["shards"].items():
+        sizes = self.record.pop("shards")
+        self.names: list[str] = list(sizes)
+        for name, size in sizes.items():
             path = self.folder / name
             found = path.stat().st_size if path.is_file() else 0
             if found != size:
@@ -88,13 +91,12 @@ class Shards:
                     f"{path} is missing or not whole ({found:,} of {size:,} bytes): "
                     "copy or export it again"
                 )
+        labels = _labels_folder(self.folder, self.record)
         try:
-            self.index = load_arrays(Index, self.folder / "labels")
-            self.places = load_arrays(Places, self.folder / "labels")
+            self.index = load_arrays(Index, labels)
+            self.places = load_arrays(Places, labels)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{self.folder / 'labels'} is damaged ({error}): copy or export it again"
-            ) from None
+            raise InputError(f"{labels} is damaged ({error}): copy or export it again") from None
 
     def read(self, row: int) -> bytes:
         """The bytes of an image file.
@@ -116,6 +118,8 @@ def export(
 ) -> list[Path]:
     """Pack the images of a split that the configuration asks for and that are there.
 
+    An export that was interrupted goes on: whole tar files of the same images are kept.
+
     Args:
         root: an InterHand2.6M tree.
         output: folder of the exported splits.
@@ -127,59 +131,84 @@ def export(
 
     Raises:
         InputError: see `read_index` and `chosen`; there is nothing to export; the split is exported
-            already; a file cannot be read or written.
+            already, or others of its images in part; a file cannot be read or written.
     """
     if shard_images < 1:
         raise InputError(f"{shard_images} images in a shard: put at least one there")
     index = read_index(root, split)
     used = chosen(index, root, split, data)
     images = image_folder(root, split)
-    used[missing_images(index, images).rows] = False
+    missing = missing_images(index, images)
+    missing.warn(images, len(used))
+    used[missing.rows] = False
     rows = np.flatnonzero(used)
     if not len(rows):
         raise InputError(f"{root} has no image of {split} to export: choose another subset")
-    claim_folder(output, "shards")
-    folder = output / split
-    if is_exported(output, split):
-        raise InputError(f"{folder} holds an export already: choose another folder, or delete it")
-    if folder.is_dir() and any(folder.iterdir()):  # interrupted, perhaps of another subset
-        raise InputError(f"{folder} holds an unfinished export: delete it, and export again")
-
-    sizes, places = {}, []
-    starts = range(0, len(rows), shard_images)
-    for number, start in enumerate(tqdm(starts, desc=f"exporting {split}", delay=2)):
-        name = f"{split}-{number:05}.tar"
-        content, members = _pack(index, rows, start, shard_images, images)
-        write_bytes(folder / name, content)
-        sizes[name] = len(content)
-        places += [(number, *member) for member in members]
-    shard, offset, length = np.array(places, np.int64).T
     labels = {
         f.name: getattr(index, f.name) for f in dataclasses.fields(Index) if f.name != "folder"
     }
     labels |= {name: labels[name][rows] for name in PER_IMAGE}
-    try:
-        publish_arrays(
-            folder / "labels", {**labels, "shard": shard, "offset": offset, "length": length}
+    claim_folder(output, "shards")
+    folder = output / split
+    if is_exported(output, split):
+        raise InputError(f"{folder} holds an export already: choose another folder, or delete it")
+    record = {
+        "version": VERSION,
+        "labels": content_digest(Index(folder=folder, **labels)),
+        # Pictures may differ where labels do not.
+        "recipe": read_json(root / "recipe.json") if is_builtin(root) else None,
+        "listed": list(count_types(index)),
+        "missing": len(missing.rows),
+        "images": len(rows),
+        "annotation": data.annotation,
+        "hand_type": data.hand_type,
+        "every": data.every,
+        "shard_images": shard_images,
+    }
+    begun = folder / BEGUN
+    same = begun.is_file() and read_json(begun) == record
+    if not same and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} holds an unfinished export of other images, or in other tar files: repeat "
+            "its command to go on with it, choose another folder, or delete it"
         )
+    write_json(begun, record)
+
+    sizes, places = {}, []
+    starts = range(0, len(rows), shard_images)
+    for number, start in enumerate(tqdm(starts, desc=f"exporting {split}", delay=2)):
+        path, some = folder / f"{split}-{number:05}.tar", rows[start : start + shard_images]
+        if not (members := _members(path, len(some))):
+            write_bytes(path, _pack(index, some, start, images))
+            members = _members(path, len(some))
+        sizes[path.name] = path.stat().st_size
+        places += [(number, *member) for member in members]
+    shard, offset, length = np.array(places, np.int64).T
+    labels |= {"shard": shard, "offset": offset, "length": length}
+    try:
+        publish_arrays(_labels_folder(folder, record), labels)
     except OSError as error:
         raise InputError(
-            f"cannot write {folder / 'labels'} ({error.strerror}): free space"
+            f"cannot write the labels into {folder} ({error.strerror}): free space"
         ) from None
     for path in (root / "recipe.json", human_list(root, split)):
         if path is not None and path.is_file():
             write_bytes(output / path.name, path.read_bytes())
-    write_json(folder / DONE, {"version": VERSION, "images": len(rows), "shards": sizes})
+    write_json(folder / DONE, {**record, "shards": sizes})
+    begun.unlink()
     return [folder / name for name in sizes]
 
 
-def _pack(
-    index: Index, rows: np.ndarray, start: int, count: int, images: Path
-) -> tuple[bytes, list[tuple[int, int]]]:
-    """One tar file, the same bytes for the same images, and where in it the images are."""
-    buffer, places = io.BytesIO(), []
+def _labels_folder(folder: Path, record: dict[str, Any]) -> Path:
+    """Named by content, for what is kept of these labels must not be taken for that of others."""
+    return folder / f"labels-{record['labels']}"
+
+
+def _pack(index: Index, rows: Int[np.ndarray, "image"], start: int, images: Path) -> bytes:
+    """One tar file, the same bytes for the same images, which are numbered from `start`."""
+    buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, row in enumerate(rows[start : start + count].tolist(), start):
+        for number, row in enumerate(rows.tolist(), start):
             path = images / bytes(index.file_name[row]).decode()
             try:
                 image = path.read_bytes()
@@ -191,10 +220,19 @@ def _pack(
             for suffix, content in (("jpg", image), ("json", label)):
                 info = tarfile.TarInfo(f"{number:09}.{suffix}")
                 info.size = len(content)
-                if suffix == "jpg":
-                    places.append((tar.offset + BLOCK, len(content)))  # after one block of header
                 tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue(), places
+    return buffer.getvalue()
+
+
+def _members(path: Path, count: int) -> list[tuple[int, int]]:
+    """Offset and length of each image in a tar file of so many; empty if it is not there whole."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = tar.getmembers()
+            whole = len(members) == 2 * count and path.stat().st_size % tarfile.RECORDSIZE == 0
+    except (OSError, tarfile.TarError):
+        return []
+    return [(m.offset_data, m.size) for m in members[::2]] if whole else []
 
 
 def describe(index: Index, row: int) -> dict[str, Any]:

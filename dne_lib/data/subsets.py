@@ -43,6 +43,14 @@ def interacting(index: Index) -> Bool[np.ndarray, "image"]:
     return index.hand_type == HAND_TYPES.index("interacting")
 
 
+def count_types(
+    index: Index, used: Bool[np.ndarray, "image"] | slice = slice(None)
+) -> tuple[int, int]:
+    """Numbers of images of one hand and of two, of all or of some."""
+    two = interacting(index)[used]
+    return int((~two).sum()), int(two.sum())
+
+
 def human_list(root: Path, split: str) -> Path | None:
     """The list of human annotations, beside the labels or in a folder above."""
     name = f"aid_human_annot_{split}.txt"
@@ -121,7 +129,5 @@ def every(index: Index, count: int) -> Bool[np.ndarray, "image"]:
 
 def _in_order(index: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames sorted by sequence and number: their rows, sequences and numbers."""
-    sequence = np.zeros(len(index.number), np.int64)
-    sequence[index.frame] = index.sequence
-    order = np.lexsort([index.number, sequence])
-    return order, sequence[order], index.number[order]
+    order = np.lexsort([index.number, index.frame_sequence])
+    return order, index.frame_sequence[order], index.number[order]

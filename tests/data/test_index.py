@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import time
 from dataclasses import fields
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dne_lib import cli
 from dne_lib.config import HANDS
 from dne_lib.data import index as module
 from dne_lib.data.index import HAND_TYPES, Missing, fit_hands, missing_images, read_index
@@ -89,6 +91,7 @@ def plain_reading(tree: Path) -> list[dict]:
 def check_against_plain_reading(tree: Path) -> None:
     index, rows = read_index(tree, "train"), plain_reading(tree)
     assert len(index.file_name) == len(rows) == 8
+    np.testing.assert_array_equal(index.frame_sequence[index.frame], index.sequence)
     for i, row in enumerate(rows):
         for name in ("file_name", "size", "hand_type", "joint_valid"):
             np.testing.assert_array_equal(getattr(index, name)[i], row[name], err_msg=name)
@@ -365,6 +368,41 @@ def test_missing_images_are_found_and_noticed_when_they_come(tree, tmp_path):
         assert missing.counts == {"Capture0/ROM01": len(gone)}
         (tmp_path / "aside").rename(path)
         assert not len(missing_images(index, images).rows)
+
+
+def test_images_are_noticed_where_unpacking_sets_times_back(tree, tmp_path):
+    images, index = tree / "images" / "train", read_index(tree, "train")
+    folder = images / "Capture0" / "ROM01" / "cam400010"
+    for path in (folder / "image1.jpg", folder):
+        path.rename(tmp_path / "aside")
+        above = [path.parent, *path.parent.relative_to(tree).parents]
+        times = {tree / p: (tree / p).stat() for p in above}
+        assert len(missing_images(index, images).rows)
+        (tmp_path / "aside").rename(path)
+        for other, state in times.items():
+            os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert not len(missing_images(index, images).rows)
+
+
+def test_what_to_render_is_said_in_a_whole_command(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"annotations/val does not exist") as error:
+        read_index(tmp_path, "val")
+    (command,) = re.findall(r"`dne (.*?)`", str(error.value))
+    asked = []
+    monkeypatch.setattr(cli, "synthesize", lambda root, *_, **named: asked.append((root, named)))
+    assert cli.main(command.split()) == 0
+    ((root, named),) = asked
+    assert root != tmp_path
+    assert named["val"] > 0
+
+
+@pytest.mark.parametrize("name", module.FILES)
+def test_a_file_that_cannot_be_read_is_named(tree, name):
+    path = label_file(tree, name)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=rf"cannot read .*{path.name} \(Is a directory\)"):
+        read_index(tree, "train")
 
 
 def test_what_is_missing_is_named_briefly():

@@ -472,6 +472,8 @@ def test_the_built_in_hand_on_labels_of_another_is_warned_of(drawn, builtin_data
     assert not caplog.text
     dataset(drawn[0])
     assert f"{drawn[0]}: these labels were not made for the built-in hand" in caplog.text
+    with pytest.raises(InputError, match=r"is built-in data.*leave data\.mano out"):
+        dataset(builtin_data, mano=mano.ASSETS)
 
 
 def test_images_of_a_partial_download_are_dropped_and_named(tree, caplog):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from dne_lib.data import props as module
 from dne_lib.data.props import (
     ARM,
     HIDDEN,
@@ -257,4 +256,3 @@ def test_props_belong_to_the_frame(hands):
     assert any(len(prop.solids) == 2 for props in many for prop in props)  # sleeves
     assert any(len(prop.solids) == 1 and prop.arm for props in many for prop in props)
     assert any(not prop.arm for props in many for prop in props)  # held things
-    assert module.NEAR < 0.1

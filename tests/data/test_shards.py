@@ -1,4 +1,5 @@
 import json
+import logging
 import pickle
 import shutil
 import tarfile
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from dne_lib import cli
 from dne_lib.check import check_data
 from dne_lib.config import Config, DataConfig, LossConfig, TrainConfig
+from dne_lib.data import index as index_module
 from dne_lib.data import shards as module
 from dne_lib.data.shards import export
 from dne_lib.files import InputError
@@ -120,11 +122,13 @@ def test_the_same_images_make_the_same_bytes(drawn, tmp_path):
         assert (tmp_path / "again" / "train" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_images_that_are_not_there_are_left_out(drawn, tmp_path):
+def test_images_that_are_not_there_are_left_out_and_named(drawn, tmp_path, caplog):
     root = tmp_path / "tree"
     shutil.copytree(drawn[0], root)
     shutil.rmtree(root / "images" / "train" / "Capture0" / "ROM01" / "cam400010")
-    export(root, "train", tmp_path / "packed", DataConfig())
+    with caplog.at_level(logging.WARNING):
+        export(root, "train", tmp_path / "packed", DataConfig())
+    assert "dropped 4 of 8 images, which are not there (Capture0/ROM01: 4)" in caplog.text
     tree, packed = dataset(root), dataset(tmp_path / "packed")
     assert len(packed) == len(tree) == 4
     assert all(same(packed[i], tree[i]) for i in range(4))
@@ -149,8 +153,40 @@ def test_an_export_is_checked_as_a_tree_is(packed, tmp_path):
     text = "\n".join(check_data(packed, None, tmp_path / "check"))
     assert "images: all there, in 3 tar files" in text
     assert "usable: 8 images" in text
-    assert "NOT AS PUBLISHED for 5 fps: 1,361,062" not in text
+    assert "NOT AS PUBLISHED for 5 fps: 1,361,062" in text
+    assert "NOT AS PUBLISHED for 5 fps: 528,482" in text
     assert (tmp_path / "check" / "train.png").is_file()
+
+
+def test_what_was_exported_of_what_is_kept_and_said(drawn, tmp_path):
+    root = tmp_path / "tree"
+    shutil.copytree(drawn[0], root)
+    next((root / "images").rglob("image1.jpg")).unlink()
+    export(root, "train", tmp_path / "packed", DataConfig(hand_type="SH"))
+    record = json.loads((tmp_path / "packed" / "train" / "shards.json").read_text())
+    assert (record["listed"], record["missing"], record["images"]) == ([4, 4], 1, 3)
+    text = "\n".join(check_data(tmp_path / "packed", None, tmp_path / "check"))
+    for said in (
+        "listed: 3 images (3 SH + 0 IH); 2 frames in 1 captures, 1 sequences, 2 cameras",
+        "exported from: 8 images (4 SH + 4 IH), 1 of them missing; "
+        "annotation H+M, hand type SH, every 1",
+        "NOT AS PUBLISHED for 5 fps: 1,361,062",
+        "MANO: 2 of 2 frames have parameters",
+        "0 of 2 hands above 20 mm",
+    ):
+        assert said in text, said
+    assert "NOT AS PUBLISHED for 5 fps: 528,482" not in text  # humans' images of all
+
+
+def test_fits_belong_to_the_labels_of_an_export(drawn, tmp_path, monkeypatch):
+    both = index_module._candidates
+    monkeypatch.setattr(index_module, "_candidates", lambda path: both(path)[1:])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # survives the export
+    for options in ({"hand_type": "SH"}, {"hand_type": "IH"}, {}):
+        export(drawn[0], "train", tmp_path / "packed", DataConfig(**options))
+        found, expected = dataset(tmp_path / "packed"), dataset(drawn[0], **options)
+        np.testing.assert_array_equal(found.fits.present, expected.fits.present[expected.rows])
+        shutil.rmtree(tmp_path / "packed")
 
 
 def test_workers_are_sent_paths_and_no_arrays(packed):
@@ -167,7 +203,7 @@ def test_the_command_line_exports(drawn, tmp_path, capsys):
 
 
 def labels(packed: Path, name: str) -> Path:
-    return packed / "train" / "labels" / f"{name}.npy"
+    return next((packed / "train").glob(f"labels-*/{name}.npy"))
 
 
 def halve(path: Path) -> None:
@@ -179,8 +215,8 @@ def halve(path: Path) -> None:
     [
         (lambda p: (p / "train" / "train-00001.tar").unlink(), r"00001\.tar is missing or not wh"),
         (lambda p: halve(p / "train" / "train-00002.tar"), r"00002\.tar is missing or not whole"),
-        (lambda p: halve(labels(p, "pose")), r"labels is damaged.*export it again"),
-        (lambda p: labels(p, "offset").unlink(), r"labels is damaged"),
+        (lambda p: halve(labels(p, "pose")), r"labels-\w+ is damaged.*export it again"),
+        (lambda p: labels(p, "offset").unlink(), r"labels-\w+ is damaged"),
         (lambda p: halve(p / "train" / "shards.json"), r"shards\.json is not valid JSON"),
         (
             lambda p: (p / "train" / "shards.json").write_text('{"version": 0}'),
@@ -213,6 +249,58 @@ def test_nothing_is_overwritten(drawn, packed, tmp_path):
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(InputError, match="choose another folder"):
         export(root, "train", tmp_path / "mine", DataConfig())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "hands-" not in str(path)
+    }
+
+
+def test_an_interrupted_export_goes_on(drawn, tmp_path, monkeypatch):
+    root, packed = drawn
+    half, packing = tmp_path / "half", module._pack
+    packs = []
+
+    def pack(*arguments):
+        packs.append(len(packs))
+        if len(packs) == 3:
+            raise KeyboardInterrupt
+        return packing(*arguments)
+
+    monkeypatch.setattr(module, "_pack", pack)
+    with pytest.raises(KeyboardInterrupt):
+        export(root, "train", half, DataConfig(), shard_images=3)
+    halve(half / "train" / "train-00001.tar")
+    before = content(half)
+    assert {"train/train-00000.tar", "train/train-00001.tar"} < before.keys()
+    for options, images in (({"hand_type": "SH"}, 3), ({}, 2)):
+        with pytest.raises(InputError, match=r"unfinished export of other.*repeat its command"):
+            export(root, "train", half, DataConfig(**options), shard_images=images)
+    assert content(half) == before
+    export(root, "train", half, DataConfig(), shard_images=3)
+    assert len(packs) == 5  # not the first one again
+    assert content(half) == content(packed)
+
+
+def test_other_pictures_are_not_mixed_into_an_interrupted_export(
+    builtin_data, tmp_path, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "publish_arrays", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(builtin_data, "test", tmp_path / "half", DataConfig())
+    monkeypatch.undo()
+    varied = tmp_path / "varied"
+    shutil.copytree(builtin_data, varied)
+    recipe = json.loads((varied / "recipe.json").read_text())
+    (varied / "recipe.json").write_text(json.dumps({**recipe, "varied": 1}))
+    with pytest.raises(InputError, match="unfinished export of other"):
+        export(varied, "test", tmp_path / "half", DataConfig())
 
 
 def test_an_interrupted_export_is_not_read(drawn, tmp_path, monkeypatch):

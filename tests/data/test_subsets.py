@@ -5,7 +5,17 @@ import pytest
 
 from dne_lib.config import DataConfig
 from dne_lib.data.index import content_digest, read_index
-from dne_lib.data.subsets import by_humans, chosen, every, frame_steps, human_list, interacting
+from dne_lib.data.shards import Shards, export
+from dne_lib.data.subsets import (
+    by_humans,
+    chosen,
+    count_types,
+    every,
+    frame_steps,
+    human_list,
+    interacting,
+    release,
+)
 from dne_lib.files import InputError
 from tests.data.test_interhand import dataset, edit, label_file, write_tree
 
@@ -67,6 +77,8 @@ def test_without_its_list_a_subset_is_refused(tree):
 def test_hand_types(tree):
     index = read_index(tree, "train")
     assert interacting(index).tolist() == [False] * 4 + [True] * 4
+    assert count_types(index) == (4, 4)
+    assert count_types(index, np.arange(8) < 5) == (4, 1)
     for name, expected in (("SH", 4), ("IH", 4), ("All", 8)):
         assert chosen(index, tree, "train", DataConfig(hand_type=name)).sum() == expected
 
@@ -86,6 +98,13 @@ def sequences(value, frames):
                 )
 
 
+def write_sequences(tree, frames):
+    edit(tree, "data", lambda value: sequences(value, frames))
+    for name in ("joint_3d", "MANO_NeuralAnnot"):
+        numbers = [n for those in frames.values() for n in those]
+        edit(tree, name, lambda v, ns=numbers: v["0"].update({str(n): v["0"]["0"] for n in ns}))
+
+
 FRAMES = {
     "a": [40, 43, 46, 49, 52, 55, 58, 64, 76],  # 61, 67, 70 and 73 failed
     "b": [9, 10, 11, 12, 13, 14, 15, 16],
@@ -103,10 +122,7 @@ FRAMES = {
     ],
 )
 def test_every_nth_frame_of_each_sequence(tree, count, kept):
-    edit(tree, "data", lambda value: sequences(value, dict(reversed(FRAMES.items()))))
-    for name in ("joint_3d", "MANO_NeuralAnnot"):
-        numbers = [n for frames in FRAMES.values() for n in frames]
-        edit(tree, name, lambda v, ns=numbers: v["0"].update({str(n): v["0"]["0"] for n in ns}))
+    write_sequences(tree, dict(reversed(FRAMES.items())))
     index = read_index(tree, "train")
     steps = dict(zip(index.sequence_name.tolist(), frame_steps(index).tolist(), strict=True))
     assert steps == {b"Capture0/a": 3, b"Capture0/b": 1, b"Capture0/c": 0, b"Capture0/d": 37}
@@ -118,6 +134,30 @@ def test_every_nth_frame_of_each_sequence(tree, count, kept):
     assert found.keys() == kept.keys()
     for name, frames in kept.items():
         assert sorted(found[name]) == sorted(2 * frames)  # from both cameras
+
+
+@pytest.mark.parametrize("options", [{"hand_type": "SH"}, {"hand_type": "IH"}, {"every": 2}])
+def test_every_nth_frame_of_an_export_is_one_of_the_tree(tree, tmp_path, options):
+    def mix(value):
+        for i, annotation in enumerate(value["annotations"]):
+            annotation["hand_type"] = "interacting" if i // 2 % 3 == 0 else "right"
+
+    write_sequences(tree, FRAMES)
+    edit(tree, "data", mix)
+    index = read_index(tree, "train")
+    for name in index.file_name.tolist():
+        path = tree / "images" / "train" / name.decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    export(tree, "train", tmp_path / "packed", DataConfig(**options))
+    part = Shards(tmp_path / "packed", "train").index
+    assert release(tmp_path / "packed", part) == release(tree, index)
+    for count in (2, 6):
+        both = DataConfig(**{**options, "every": count})
+        expected = index.file_name[chosen(index, tree, "train", both)]
+        found = part.file_name[chosen(part, tree, "train", DataConfig(every=count))]
+        np.testing.assert_array_equal(found, expected)
+        assert len(found)
 
 
 def test_a_step_that_is_none_is_refused(tree):

@@ -1,0 +1,36 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from dne_lib.files import InputError, claim_folder, read_json, write_bytes
+
+
+def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "half.json").write_text('{"a": ')
+    for name, words in (
+        ("none.json", "does not exist"),
+        ("half.json", "is not valid JSON"),
+        ("", "Is a directory"),
+    ):
+        with pytest.raises(InputError, match=words) as error:
+            read_json(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*Permission denied.*another folder"):
+        claim_folder(tmp_path, "check")
+
+
+def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    write_bytes(tmp_path / "weights", b"old")
+    monkeypatch.setattr(os, "fdopen", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "weights", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
