@@ -14,7 +14,14 @@ from trimesh.exchange.gltf import export_glb
 
 from dne_lib.camera import ndc_to_pixels
 from dne_lib.config import HAND_UNIT, HANDS, Config
-from dne_lib.data.augment import Augmentation, apply_affine, crop_affine, crop_image
+from dne_lib.data.augment import (
+    Augmentation,
+    apply_affine,
+    crop_affine,
+    crop_image,
+    minification,
+    shrink,
+)
 from dne_lib.files import InputError, claim_folder, write_bytes
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.noise import Calibration
@@ -164,7 +171,9 @@ def predict(
         # A box holds its pixels up to their edges, half a pixel beyond their centres.
         corners = np.array([x, y, x + width, y + height]) - 0.5
         affine = crop_affine(corners, margin, size, Augmentation())
-        crop = torch.from_numpy(crop_image(pixels, affine, size)).to(device)
+        by = min(max(int(minification(affine)), 1), *pixels.shape[:2])
+        small = shrink(pixels, by) if by > 1 else pixels
+        crop = torch.from_numpy(crop_image(small, affine, size, by)).to(device)
         return affine, (crop.permute(2, 0, 1)[None] / 255)
 
     if box is None:

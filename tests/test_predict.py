@@ -85,6 +85,23 @@ def test_the_whole_image_is_searched_and_the_find_is_looked_at(config, photo):
     np.testing.assert_allclose(centre, [119.5, 59.5], atol=7)
 
 
+@pytest.mark.parametrize("factor", [7, 30])
+def test_a_large_photo_is_averaged_not_sampled(config, factor):
+    """As while training, where large images are shrunk as they are decoded."""
+    network, side = ColourNetwork(), factor * CONFIG.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    noise[..., 0] = 255  # red: a hand
+    predict(network, config, noise)
+    whole = network.seen[0]
+    assert whole[0, 1].std() < 1.5 * (256 / 12**0.5 / 255) / factor
+    spot = np.zeros((side, side, 3), np.uint8)
+    spot[: side // 2, : side // 4, 0] = 255
+    found = network.seen.clear() or predict(network, config, spot)
+    assert network.seen[0][0, 0].mean().item() == pytest.approx(1 / 8, rel=0.05)
+    middle = (found.points[0].min(0) + found.points[0].max(0)) / 2
+    assert middle == pytest.approx([side / 8, side / 4], abs=side / 8)
+
+
 def test_a_box_fixes_the_crop(config, photo):
     network = ColourNetwork()
     found = predict(network, config, photo, BOX)

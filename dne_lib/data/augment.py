@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from dne_lib.config import DataConfig
+from dne_lib.files import InputError
 
 MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 PAPER_NOISE = 0.3
@@ -28,6 +29,22 @@ class Augmentation:
     flip: bool = False  # mirror in x, after everything else; hands swap
     gain: float = 1.0  # of brightness
     noise: float = 0.0  # standard deviation added to pixels, of full range
+
+
+def check_data_config(data: DataConfig) -> None:
+    """Reject changes that cannot be made.
+
+    Raises:
+        InputError: names the field, its value and what it may be.
+    """
+    for name in ("scale", "brightness"):
+        if not 0 <= getattr(data, name) < 1:
+            raise InputError(f"data.{name} is {getattr(data, name)}: 0.1 is ten per cent")
+    for name in ("rotation", "shift", "noise"):
+        if getattr(data, name) < 0:
+            raise InputError(f"data.{name} is {getattr(data, name)}: it cannot be negative")
+    if data.margin <= 0:
+        raise InputError(f"data.margin is {data.margin}: it must be above zero")
 
 
 def draw(rng: np.random.Generator, data: DataConfig) -> Augmentation:
@@ -81,6 +98,16 @@ def reduction(affine: Float[np.ndarray, "2 3"]) -> int:
     return max(r for r in (1, 2, 4, 8) if r == 1 or minification(affine) >= r)
 
 
+def shrink(
+    image: UInt8[np.ndarray, "height width 3"], by: int
+) -> UInt8[np.ndarray, "low narrow 3"]:
+    """Means of blocks of pixels; what is left over on the right and below is cut off."""
+    height, width = (by * (length // by) for length in image.shape[:2])
+    size = (width // by, height // by)
+    shrunk = cv2.resize(image[:height, :width], size, interpolation=cv2.INTER_AREA)
+    return shrunk.astype(np.uint8)
+
+
 def crop_image(
     image: UInt8[np.ndarray, "height width 3"],
     affine: Float[np.ndarray, "2 3"],
@@ -91,8 +118,8 @@ def crop_image(
 
     Args:
         affine: from pixels of the full image to pixels of the crop.
-        reduced: the image was shrunk by this factor as it was decoded, each of its pixels the
-            mean of a block.
+        reduced: the image was shrunk by this factor, each of its pixels the mean of a block. Where
+            it is less than half of `minification(affine)`, pixels are skipped.
     """
     # The centre of reduced pixel k is at full-size pixel r k + (r - 1) / 2.
     linear, offset = affine[:, :2] * reduced, affine[:, :2].sum(1) * (reduced - 1) / 2

@@ -15,12 +15,15 @@ from dne_lib.data.augment import (
     change_colours,
     change_points,
     change_rotations,
+    check_data_config,
     crop_affine,
     crop_image,
     draw,
     minification,
     reduction,
+    shrink,
 )
+from dne_lib.files import InputError
 
 BOX = np.array([100.0, 60.0, 260.0, 180.0])
 changes = st.builds(
@@ -120,6 +123,24 @@ def test_shrinking_averages_what_bilinear_sampling_would_skip():
     assert minification(affine) == 2
     crop = crop_image(stripes, affine, 160)[5:-5, 5:-5]
     assert np.abs(crop.astype(int) - 100).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("scale", 10.0), ("brightness", 1.0), ("rotation", -1.0), ("noise", -0.1), ("margin", 0.0)],
+)
+def test_changes_that_cannot_be_made(field, value):
+    check_data_config(DataConfig())
+    with pytest.raises(InputError, match=rf"data\.{field} is {value}"):
+        check_data_config(DataConfig(**{field: value}))
+
+
+def test_shrinking_by_a_number_keeps_places():
+    image = np.random.default_rng(0).integers(0, 256, (25, 32, 3), np.uint8)
+    small = shrink(image, 3)
+    assert small.shape == (8, 10, 3)
+    mean = image[3:6, 27:30].astype(float).mean((0, 1))
+    np.testing.assert_allclose(small[1, 9], mean, atol=0.51)
 
 
 def test_reduction_never_loses_detail():
