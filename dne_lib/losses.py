@@ -1,7 +1,8 @@
 """The training objective, Eq. 8-11: one function per equation.
 
-`batch` is a collated dictionary of the data set; absent hands and pixels off the hands never
-count. Norms are means over elements, so that a weight means the same at every size.
+`batch` is a collated dictionary of the data set. Absent hands never count, but that the maps of a
+single hand's image tell that there is no other. Of a hand that is there and has no labels nothing
+is asked. Norms are means over elements, so that a weight means the same at every size.
 """
 
 import torch
@@ -19,12 +20,16 @@ from dne_lib.model.network import Output, Stage
 Batch = dict[str, Tensor]
 
 
+def masked_mean(values: Float[Tensor, "*lead"], mask: Bool[Tensor, "*lead"]) -> Float[Tensor, ""]:
+    """Mean where the mask is set; zero where it is set nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
 def masked_l1(
     predicted: Float[Tensor, "*lead d"], true: Float[Tensor, "*lead d"], mask: Bool[Tensor, "*lead"]
 ) -> Float[Tensor, ""]:
     """Mean absolute difference where the mask is set; zero where it is set nowhere."""
-    difference = (predicted.float() - true).abs().mean(dim=-1)
-    return (difference * mask).sum() / mask.sum().clamp(min=1)
+    return masked_mean((predicted.float() - true).abs().mean(dim=-1), mask)
 
 
 def auxiliary_loss(
@@ -33,9 +38,14 @@ def auxiliary_loss(
     """L_aux (Eq. 9): L1 on four maps, cross-entropy on the parts; weighted.
 
     Depth, normals and DensePose count on the hands only: elsewhere they have no value. The heat
-    maps count everywhere.
+    maps count everywhere, but for joints that are not known to be there or not. Off the labelled
+    hands parts are background, unless there is a hand without labels.
     """
+    present, interacting = batch["present"], batch["interacting"]
     on_hand = batch["parts"] > 0
+    unlabelled = (interacting[:, None] & ~present).any(dim=1)
+    none = ~interacting[:, None] & ~present  # not in the image: its heat maps are empty
+    known = rearrange(batch["joint_valid"] | none[..., None], "b hand joint -> b (hand joint)")
     dense = {
         name: masked_l1(
             rearrange(getattr(auxiliary, name), "b c h w -> b h w c"),
@@ -46,12 +56,13 @@ def auxiliary_loss(
     }
     difference = auxiliary.heatmaps.float() - batch["heatmaps"]
     heatmaps = difference.square() if config.squared_heatmaps else difference.abs()
+    parts = F.cross_entropy(auxiliary.parts.float(), batch["parts"], reduction="none")
     return {
         "depth": config.depth * dense["depth"],
         "normals": config.normals * dense["normals"],
         "densepose": config.densepose * dense["densepose"],
-        "heatmaps": config.heatmaps * heatmaps.mean(),
-        "parts": config.parts * F.cross_entropy(auxiliary.parts.float(), batch["parts"]),
+        "heatmaps": config.heatmaps * masked_mean(heatmaps.mean(dim=(-1, -2)), known),
+        "parts": config.parts * masked_mean(parts, on_hand | ~unlabelled[:, None, None]),
     }
 
 
@@ -119,14 +130,15 @@ def score_loss(stages: tuple[Stage, ...], batch: Batch, config: LossConfig) -> F
     """
     loss = batch["vertices"].new_zeros(())
     for stage in stages[1:]:
-        if len(stage.samples) < 2:
-            continue
+        # One sample cannot be ranked: zero, with a gradient, as sharing among processes wants.
+        freedom = min(1, len(stage.samples) - 1)
         with torch.no_grad():
             error = (stage.samples - batch["vertices"]).abs().mean(dim=(-1, -2))
             error += (stage.coordinates - batch["vertices_2d"]).abs().mean(dim=(-1, -2))
-            error = (error - error.mean(dim=0)) / error.std(dim=0).clamp(min=1e-6)
+            deviation = error.std(dim=0, correction=freedom)
+            error = (error - error.mean(dim=0)) / deviation.clamp(min=1e-6)
         each = -((-error).softmax(dim=0) * stage.scores.log_softmax(dim=0)).sum(dim=0)
-        loss = loss + (each * batch["present"]).sum() / batch["present"].sum().clamp(min=1)
+        loss = loss + masked_mean(each, batch["present"])
     return config.score * loss
 
 

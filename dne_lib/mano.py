@@ -106,6 +106,8 @@ class HandModel(nn.Module):
     posedirs: Float[Tensor, "hand 135 2334"]
     regressor: Float[Tensor, "hand 16 778"]
     weights: Float[Tensor, "hand 778 16"]
+    tips: Int[Tensor, "5"]
+    order: Int[Tensor, "21"]
 
     def __init__(self, path: Path | None = None):
         super().__init__()
@@ -124,6 +126,9 @@ class HandModel(nn.Module):
             "posedirs": posedirs,
             "regressor": both["J_regressor"],
             "weights": both["weights"],
+            # Lists would be copied to the device, which waits for them, at every call.
+            "tips": FINGERTIPS,
+            "order": MANO_TO_JOINTS,
         }.items():
             # Not persistent, so that no checkpoint carries MANO's licensed data.
             tensor = torch.tensor(values)
@@ -186,7 +191,7 @@ class HandModel(nn.Module):
                 pose2rot=False,
             )
         wrist = joints[:, :1]
-        joints = torch.cat([joints, vertices[:, FINGERTIPS]], dim=1)[:, MANO_TO_JOINTS]
+        joints = torch.cat([joints, vertices[:, self.tips]], dim=1)[:, self.order]
         return Hands(
             (vertices - wrist).view(*batch, -1, 3),
             (joints - wrist).view(*batch, -1, 3),
@@ -213,5 +218,5 @@ class HandModel(nn.Module):
         """
         with torch.autocast(vertices.device.type, enabled=False):
             joints = einsum(self.regressor, vertices, "hand j v, ... hand v xyz -> ... hand j xyz")
-        tips = vertices[..., FINGERTIPS, :]
-        return torch.cat([joints, tips], dim=-2)[..., MANO_TO_JOINTS, :]
+        tips = vertices[..., self.tips, :]
+        return torch.cat([joints, tips], dim=-2)[..., self.order, :]

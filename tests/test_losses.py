@@ -38,6 +38,8 @@ def batch():
     parts = torch.randint(0, 33, (2, 8, 8), generator=g)
     return {
         "present": present,
+        "interacting": torch.tensor([False, True]),
+        "joint_valid": present[..., None].expand(2, 2, 21),
         "vertices": vertices * present[..., None, None],
         "vertices_2d": project(vertices, camera) + 0.01,
         "pose": torch.randn(2, 2, 16, 6, generator=g),
@@ -165,6 +167,33 @@ def test_an_absent_hand_changes_no_loss(output, batch):
     _, after = total_loss(output, changed, LOSS)
     for name in before:
         torch.testing.assert_close(before[name], after[name])
+
+
+def test_a_hand_without_labels_is_not_called_background(output, batch):
+    """Image 1 shows two hands, and only the right one is labelled."""
+    maps, parts = output.auxiliary, torch.zeros(2, 8, 8, dtype=torch.int64)
+    parts[1, :4] = 5
+    present = torch.tensor([[True, False], [True, False]])
+    valid = present[..., None] & (torch.arange(21) != 3)
+    labels = {**batch, "present": present, "joint_valid": valid, "parts": parts}
+    terms = auxiliary_loss(maps, labels, LOSS)
+    each = F.cross_entropy(maps.parts, parts, reduction="none")
+    expected = (each[0].sum() + each[1, :4].sum()) / (64 + 32)
+    torch.testing.assert_close(terms["parts"], LOSS.parts * expected)
+    heat = (maps.heatmaps - batch["heatmaps"]).abs().mean(dim=(-1, -2))
+    known = [j for j in range(21) if j != 3]  # whether joint 3 is there nobody knows
+    # The left hand is known not to be in image 0.
+    expected = (heat[:, known].sum() + heat[0, 21:].sum()) / (2 * 20 + 21)
+    torch.testing.assert_close(terms["heatmaps"], LOSS.heatmaps * expected)
+
+
+def test_one_sample_has_nothing_to_rank_but_a_gradient(output, batch):
+    score = torch.randn(1, 2, 2, requires_grad=True)
+    stages = tuple(s._replace(samples=s.samples[:1], scores=score) for s in output.stages)
+    loss = score_loss(tuple(s._replace(coordinates=s.coordinates[:1]) for s in stages), batch, LOSS)
+    assert loss.item() == 0
+    (gradient,) = torch.autograd.grad(loss, score)
+    assert not gradient.any()
 
 
 def test_total_is_the_sum_of_its_terms(output, batch):

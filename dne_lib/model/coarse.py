@@ -70,12 +70,14 @@ class CoarseRegressor(nn.Module):
         maps = rearrange(self.maps(x).float(), "b (hand p) h w -> b hand p (h w)", hand=2)
         logits = rearrange(self.attention(x).float(), "b (hand a) h w -> b hand a (h w)", hand=2)
         attention = logits.softmax(dim=-1)
-        values = einsum(attention[:, :, self.mixer], maps, "b hand p s, b hand p s -> b hand p")
+        places = pixel_centres(x.shape[-2], x.shape[-1], x.device)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round to 0.25 pixels
+            values = einsum(attention[:, :, self.mixer], maps, "b hand p s, b hand p s -> b hand p")
+            centre = einsum(attention[:, :, -1], places, "b hand s, s xy -> b hand xy")
         pose, betas, camera = values.split([POSE, BETAS, CAMERA], dim=-1)
         scale, offset = rearrange(camera, "b hand (xy k) -> k b hand xy", k=2)
         # Convolutions cannot tell where they are: each place votes for itself plus an offset.
-        places = pixel_centres(x.shape[-2], x.shape[-1], x.device)
-        translation = offset + einsum(attention[:, :, -1], places, "b hand s, s xy -> b hand xy")
+        translation = offset + centre
         return Parameters(
             pose=rearrange(pose, "b hand (joint d) -> b hand joint d", d=6),
             betas=betas,

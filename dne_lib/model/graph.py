@@ -54,7 +54,10 @@ def linear_on_parts(layer: nn.Linear, parts: list[Tensor]) -> Tensor:
     axes of size one broadcast.
     """
     weights = layer.weight.split([part.shape[-1] for part in parts], dim=1)
-    return layer.bias + sum(F.linear(p, w) for p, w in zip(parts, weights, strict=True))
+    total = F.linear(parts[0], weights[0], layer.bias)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total = total + F.linear(part, weight)
+    return total
 
 
 def _gathered_dots(

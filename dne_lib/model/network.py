@@ -48,6 +48,8 @@ def check_model_config(config: ModelConfig) -> None:
         raise InputError(f"model.backbone is {config.backbone!r}: use resnet18 or resnet50")
     if config.stages not in (2, 3, 4):
         raise InputError(f"model.stages is {config.stages}: keep 2, 3 or 4 stages of the ResNet")
+    if config.regressor not in ("attention", "mlp"):
+        raise InputError(f"model.regressor is {config.regressor!r}: use attention or mlp")
     if config.estimator not in ("mlp", "graph"):
         raise InputError(f"model.estimator is {config.estimator!r}: use mlp or graph")
     if config.image_size % 2 ** (config.stages + 1) or config.image_size < 32:

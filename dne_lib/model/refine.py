@@ -278,8 +278,8 @@ class DualNoiseModule(nn.Module):
             features: F of the image each hand is in, float32.
             vertices: the mesh to refine; wrist-relative, hand units.
             camera: the camera that goes with it.
-            regressed: (u_x, u_y, confidence logit) from the `CoordinateRegressor`; None when the
-                2D noise is switched off.
+            regressed: (u_x, u_y, confidence logit) from the regressor; None when the 2D noise is
+                switched off.
             side: 0 for a right hand, 1 for a left.
             samples: R draws of the noise; 0 takes the means, as the paper does at inference.
             generator: source of the noise.

@@ -43,6 +43,16 @@ def image():
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+def test_parameters_are_float32_under_autocast(hands, image):
+    """A place in the image or a rotation, rounded to eight bits, is off by a quarter pixel."""
+    network = build(hands).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        parameters = network(image).parameters
+    for values in (parameters.pose, parameters.betas, parameters.camera):
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, values.bfloat16().float())
+
+
 def test_shapes_of_every_output(hands, image):
     network = build(hands).train()
     out = network(image)
