@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from tyro.conf import Positional, subcommand
 
 from dne_lib import config as settings
 from dne_lib.ablate import ablate, results_page
 from dne_lib.check import check_data
-from dne_lib.config import Config, DataConfig, Preset, maps_first, preset
+from dne_lib.config import Config, DataConfig, Preset, maps_first, preset, whole
 from dne_lib.data.index import FILES
+from dne_lib.data.interhand import InterHand
 from dne_lib.data.shards import export
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import (
@@ -78,7 +79,7 @@ class Synthesize:
 
 @dataclass
 class Train(Config):
-    """Train, then evaluate on held-out subjects and print the errors of every stage.
+    """Train, then evaluate on the split test and print the errors of every stage.
 
     The preset tiny renders the built-in data if it is not there yet, and trains the dual-noise
     modules on the coarse network that comes with the package. The others have no such weights:
@@ -90,23 +91,31 @@ class Train(Config):
     resume: bool = False  # go on with the run in the output folder (default: the newest)
     from_scratch: bool = False  # train the coarse network too: the long road
     coarse_steps: int = 30_000  # of the coarse stage, where both are trained
-    upright_steps: int = 12_000  # before them, on images turned by ten degrees at most
+    upright_steps: int = 12_000  # before them, at most ten degrees turned, the maps' losses first
 
     def run(self) -> None:
         """Render, train, evaluate, print."""
+        if self.from_scratch and self.train.initial is not None:
+            raise InputError("--from-scratch starts from no weights: leave --train.initial out")
         config = Config(self.model, self.data, self.loss, self.train)
-        process = PartialState()  # one of several where accelerate launched us
+        # One of several where accelerate launched us, on CPUs if it was told so.
+        process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
         if process.is_main_process:
             render_missing(config.data.root)
+            # What is needed at the end, so that nothing turns out to be missing days later.
+            InterHand(config.data.root, "test", config.model, whole(config.data), augment=False)
         output = self.output or run_folder(Path("runs"), self.preset, self.resume)
         (output,) = broadcast_object_list([output])  # waits for the data, and agrees on a folder
+        if self.resume and not output.exists():
+            raise InputError(f"there is no run {output} to resume: train without --resume")
         run = self.both(config, output) if self.two_stages else self.one(config, output)
+        process.destroy_process_group()
         if not process.is_main_process:
             return
         network, config = network_for(str(run))
         config.data.root = self.data.root
         results = report(network, config, run / "evaluation-test", limit=EVALUATED, name=str(run))
-        print(comparison(results, config))
+        print(comparison(results, config, run))
 
     @property
     def two_stages(self) -> bool:
@@ -144,7 +153,9 @@ class Train(Config):
                 steps = dataclasses.replace(steps, initial=None if run is None else str(run))
                 leg = dataclasses.replace(config, train=steps, data=data, loss=loss)
                 # Interrupted in a later leg, a run has finished ones to resume, at once.
-                run = train(leg, output / name, self.resume and (output / name).exists())
+                begun = self.resume and (output / name / "config.json").exists()
+                (begun,) = broadcast_object_list([begun])  # the first process may already write it
+                run = train(leg, output / name, begun)
         assert run is not None
         return run
 
@@ -159,8 +170,9 @@ class Evaluate:
     split: Literal["train", "val", "test"] = "test"
     annotation: Literal["H", "M", "H+M"] = "H+M"  # images annotated by humans, by a machine, all
     every: int = 1  # take each n-th frame of a sequence: 6 makes 5 fps of the 30 fps release
+    max_fit_error: float | None = None  # mm; leave out hands whose MANO fit is off by more
     limit: int | None = None  # number of images, evenly spaced; default: all
-    output: Path | None = None  # default: evaluation-SPLIT in the run folder
+    output: Path | None = None  # default: in the run folder, named after the options
     markdown: bool = False  # print the tables as Markdown
 
     def run(self) -> None:
@@ -173,15 +185,25 @@ class Evaluate:
             root=self.data or config.data.root,
             mano=self.mano or config.data.mano,
             annotation=self.annotation,
-            hand_type="All",
             every=self.every,
+            max_fit_error=self.max_fit_error,
         )
         folder = Path(self.network)
         folder = folder if folder.is_dir() else Path("runs") / folder.stem
-        output = self.output or folder / f"evaluation-{self.split}"
+        output = self.output or folder / self.name
         results = report(network, config, output, self.split, self.limit, name=self.network)
         print(summary(results, markdown=self.markdown))
         print("\n" + protocol_summary(results, self.markdown))
+
+    @property
+    def name(self) -> str:
+        """Of the folder: an evaluation of some images must not replace that of all."""
+        parts, defaults = [f"evaluation-{self.split}"], Evaluate(self.network)
+        for option in ("data", "annotation", "every", "max_fit_error", "limit"):
+            value = getattr(self, option)
+            if value != getattr(defaults, option):
+                parts.append(value.resolve().name if option == "data" else f"{option}-{value}")
+        return "-".join(parts)
 
 
 @dataclass
@@ -206,7 +228,6 @@ class Calibrate:
             config.data,
             root=self.data or config.data.root,
             mano=self.mano or config.data.mano,
-            hand_type="All",
         )
         fits, table = calibrate(network, config, self.limit)
         print(table)
@@ -220,12 +241,13 @@ class Predict:
     image: Positional[Path]  # JPEG or PNG
     box: str | None = None  # x,y,w,h in pixels around the hands; default: find them
     network: str = "shipped"  # a run folder, a .safetensors file, or shipped
+    mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
     output: Path | None = None  # default: predictions/NAME-OF-IMAGE
 
     def run(self) -> None:
         """Predict and write."""
         box = parse_box(self.box) if self.box is not None else None
-        network, config = network_for(self.network)
+        network, config = network_for(self.network, self.mano)
         found = predict(network, config, self.image, box)
         for path in save(found, self.output or Path("predictions") / self.image.stem):
             print(path)
@@ -242,7 +264,7 @@ class Ablate:
 
     plan: Positional[Path]  # a YAML file
     runs: Path = Path("runs/ablations")  # plans that share a variant may share its runs
-    output: Path = Path("results/ablations")  # for PLAN.json, PLAN.md and a picture of each table
+    output: Path = Path("runs/ablations/results")  # for PLAN.json, PLAN.md, a picture of each table
 
     def run(self) -> None:
         """Run what is missing, and print."""
@@ -289,8 +311,14 @@ class Export:
 
 
 def network_for(source: str, mano: Path | None = None) -> tuple[DualNoiseNetwork, Config]:
-    """Load a network on this machine's device, with MANO's files or what it was trained with."""
+    """A network on this machine's device, and its configuration with all of its data.
+
+    Args:
+        source: see `weights.find_weights`.
+        mano: folder of MANO's files; None: the hand model it was trained with.
+    """
     network, config = load_network(source, mano)
+    config.data = whole(config.data)
     if source in SHIPPED:
         config.data.root = DataConfig().root
     return network.to(default_device()), config
@@ -324,13 +352,13 @@ def run_folder(parent: Path, name: str, resume: bool) -> Path:
     return taken
 
 
-def comparison(results: dict, config: Config) -> str:
+def comparison(results: dict, config: Config, run: Path) -> str:
     """The table of a run, with a row of the shipped full network where it can be compared."""
     rows = [*table_rows(results), floor_row(results)]
     if config.data.mano is None and SHIPPED["shipped"].exists():
         network, shipped = network_for("shipped")
         shipped.data.root = config.data.root
-        output = Path("runs") / "shipped" / "evaluation-test"
+        output = run / "evaluation-test-shipped"
         results_shipped = report(network, shipped, output, limit=EVALUATED, name="shipped")
         rows += table_rows(results_shipped, prefix="shipped network, ", last=True)
     counts = summary(results).split("\n\n")[1]
@@ -368,9 +396,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command.run()
     except InputError as error:
-        print(f"dne: error: {' '.join(str(error).split())}", file=sys.stderr)
+        # From a process that loads data it comes with a traceback before it.
+        message = str(error).rpartition("InputError: ")[2]
+        print(f"dne: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dne: interrupted; the same command goes on (train: with --resume)", file=sys.stderr)
+        print(
+            "dne: interrupted; the same command goes on (train: with --resume; evaluate and "
+            "calibrate begin anew)",
+            file=sys.stderr,
+        )
         return 130
     return 0

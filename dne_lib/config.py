@@ -98,14 +98,16 @@ class TrainConfig:
     """One stage of training."""
 
     stage: Literal["coarse", "full"] = "full"  # the baseline alone, or everything end to end
-    initial: str | None = None  # a run folder, a .safetensors file, or "shipped"; None: scratch
+    # Weights to start from: a run folder, a .safetensors file, shipped or shipped-coarse. None:
+    # scratch, but `dne train --preset tiny` begins its full stage with shipped-coarse.
+    initial: str | None = None
     steps: int = 340_000  # optimiser steps; paper: 30 epochs of 1.36 M images in batches of 120
     batch_size: int = 120  # paper
     learning_rate: float = 1e-3  # paper
     schedule: Literal["paper", "cosine"] = "paper"  # halved every epoch to 1e-6, or cosine to 0
     warmup: int = 500  # steps of linear warm-up; the cosine schedule only
     initial_rate: float = 1.0  # learning rate of the parts loaded from `initial`, relative
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # AdamW's; the paper has Adam and says nothing of decay
     clip: float = 1.0  # largest gradient norm
     precision: Literal["no", "bf16"] = "bf16"
     workers: int = 8  # data-loading processes
@@ -142,6 +144,11 @@ def preset(name: Preset) -> Config:
         train = TrainConfig(steps=300, batch_size=32, schedule="cosine", warmup=50, workers=1)
     train.initial_rate = 0.3  # at the full rate a short run harms the coarse network it starts from
     return Config(model=model, loss=loss, train=train)
+
+
+def whole(data: DataConfig) -> DataConfig:
+    """The same data, to be measured on: subsets are for training."""
+    return dataclasses.replace(data, annotation="H+M", hand_type="All", every=1, max_fit_error=None)
 
 
 def maps_first() -> LossConfig:

@@ -4,9 +4,12 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import logging
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +25,17 @@ from tqdm.auto import tqdm
 
 from dne_lib.config import Config, TrainConfig, config_to_dict, differences
 from dne_lib.data.interhand import InterHand
-from dne_lib.files import InputError, claim_folder, read_json, write_json
+from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Output
 from dne_lib.weights import WEIGHTS, load_weights, read_weights, save_network
+
+logger = logging.getLogger(__name__)
+
+# What may change in a run: to be done sooner or later, or to get past a loss that is no number.
+FREE = ("steps", "workers", "save_every", "learning_rate", "precision")
 
 
 def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float:
@@ -58,14 +66,15 @@ def usable_precision(wanted: str) -> str:
 def train(config: Config, output: Path, resume: bool = False, until: int | None = None) -> Path:
     """Train one stage and leave a run folder.
 
-    The folder holds config.json, log.jsonl (a line every `log_every` steps), tensorboard/,
+    The folder holds config.json, log.jsonl (a line every `log_every` steps and at each
+    checkpoint), tensorboard/,
     checkpoint/ (all that resuming needs) and model.safetensors (for evaluation and prediction).
 
     Args:
         config: see `config.py`. `train.stage` "coarse" trains with no modules, whatever
             `model.modules` says.
         output: the run folder.
-        resume: go on from its checkpoint.
+        resume: go on from its checkpoint, or from the start if it was stopped before the first.
         until: stop after this step with a checkpoint; the schedule stays that of `train.steps`.
 
     Returns:
@@ -73,9 +82,10 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
 
     Raises:
         InputError: the folder holds something else or a run of another configuration, there is
-            nothing to resume, `until` is no step, the weights to start from do not fit, the data
-            cannot be read, or the loss stopped being a number.
-        KeyboardInterrupt: after saving a checkpoint to resume from.
+            nothing to resume, `until` or another number makes no sense, the weights to start from
+            do not fit, the data cannot be read, or the loss stopped being a number.
+        KeyboardInterrupt: at Ctrl-C, after the step at hand and a checkpoint; at a second one, or
+            where several processes share the work, at once.
     """
     if until is not None and until < 1:
         raise InputError(f"until is {until}: train for one step at least, or leave it out")
@@ -92,9 +102,7 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
         project_config=ProjectConfiguration(project_dir=str(output)),
         log_with="tensorboard",
     )
-    if accelerator.is_main_process:
-        _open_run(config, output, resume)
-    accelerator.wait_for_everyone()
+    check_train_config(config.train, accelerator.num_processes)
     set_seed(config.train.seed)
     network, rates = _build(config)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -111,12 +119,17 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
             f"{config.data.root} has {len(dataset)} training images, fewer than one batch of "
             f"{config.train.batch_size}: make more or lower train.batch_size"
         )
+    # Only now, so that a mistake in what was given leaves no run.
+    if accelerator.is_main_process:
+        _open_run(config, output, resume)
+    accelerator.wait_for_everyone()
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=config.train.workers,
+        worker_init_fn=_ignore_interrupts,
         persistent_workers=config.train.workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -128,7 +141,7 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
     noise = torch.Generator(accelerator.device)
     start, first = time.monotonic(), step
     bar = tqdm(total=config.train.steps, initial=step, disable=not accelerator.is_main_process)
-    try:
+    with bar, _interruptible(accelerator.num_processes == 1) as interrupted:
         for batch in _batches(accelerator, loader, dataset, step, last):
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
@@ -139,13 +152,18 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
             with accelerator.autocast():
                 predicted = network(batch["image"], batch["present"], generator=noise)
             loss, terms = total_loss(predicted, batch, config.loss)
+            _check_finite(step + 1, {"loss": loss, **terms})
             optimizer.zero_grad()
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(network.parameters(), config.train.clip)
+            assert norm is not None
+            _check_finite(step + 1, {"gradient_norm": norm})
             optimizer.step()
             step += 1
             bar.update()
-            if step % config.train.log_every == 0 or step == last:
+            stop = step == last or interrupted.is_set()
+            save = step % config.train.save_every == 0 or stop
+            if step % config.train.log_every == 0 or save:
                 speed = (step - first) * config.train.batch_size / (time.monotonic() - start)
                 entry = {
                     "step": step,
@@ -153,28 +171,71 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
                     **{name: value.item() for name, value in terms.items()},
                     **training_error(predicted, batch),
                     "parts_accuracy": parts_accuracy(predicted, batch),
-                    "gradient_norm": 0.0 if norm is None else norm.item(),
+                    "gradient_norm": norm.item(),
                     "learning_rate": rate,
                     "images_per_second": speed,
                 }
-                _check_finite(entry)
                 accelerator.log(entry, step)
                 if accelerator.is_main_process:
                     with (output / "log.jsonl").open("a") as file:
                         file.write(json.dumps(entry) + "\n")
                 bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
-            if step % config.train.save_every == 0 or step == last:
+            if save:
                 _save(accelerator, network, config, output, step)
-    except KeyboardInterrupt:
-        # A stopped kernel loses nothing; of several processes each would be at another step.
-        if accelerator.num_processes == 1:
-            _save(accelerator, network, config, output, step)
-        raise
-    finally:
-        bar.close()
-    accelerator.end_training()
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+    # Not end_training, which takes the process group with it: another stage may follow.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     _return_memory()
     return output
+
+
+def check_train_config(config: TrainConfig, processes: int = 1) -> None:
+    """Reject settings that cannot be trained with.
+
+    Args:
+        processes: that share every batch.
+
+    Raises:
+        InputError: names the field, its value and what it may be.
+    """
+    for name in ("steps", "batch_size", "log_every", "save_every"):
+        if getattr(config, name) < 1:
+            raise InputError(f"train.{name} is {getattr(config, name)}: it must be at least 1")
+    if config.batch_size % processes:
+        raise InputError(
+            f"train.batch_size is {config.batch_size}, which {processes} processes cannot share: "
+            f"make it a multiple of {processes}"
+        )
+
+
+@contextlib.contextmanager
+def _interruptible(gently: bool) -> Iterator[threading.Event]:
+    """Make the first Ctrl-C set an event; the second one is as always.
+
+    A step that is cut in two could not be gone on with: half of the weights would have moved.
+    """
+    asked = threading.Event()
+    if not gently or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        logger.info("stopping after this step, with a checkpoint; once more: at once, without")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; it is for the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _bound_memory() -> None:
@@ -221,8 +282,8 @@ def _open_run(config: Config, output: Path, resume: bool) -> None:
             else f"{output} already holds a run: resume it or choose another folder"
         )
     values = config_to_dict(config)
-    if resume:
-        free = ("train.steps", "train.workers", "train.save_every")
+    if resume and _checkpoint(output):
+        free = [f"train.{name}" for name in FREE]
         if differ := differences(read_json(path), values, free):
             raise InputError(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "
@@ -279,29 +340,56 @@ def _save(
             "resume; the last whole checkpoint is unchanged"
         ) from error
     if accelerator.is_main_process:
-        write_json(new / "step.json", {"step": step})
+        write_json(new / "step.json", {"step": step, "processes": accelerator.num_processes})
+        save_network(accelerator.unwrap_model(network), config, output / WEIGHTS)
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
         new.rename(final)
         shutil.rmtree(old, ignore_errors=True)
-        save_network(accelerator.unwrap_model(network), config, output / WEIGHTS)
     accelerator.wait_for_everyone()
 
 
+def _checkpoint(output: Path) -> Path | None:
+    """The last whole one of a run, if there is one yet."""
+    folders = (output / "checkpoint", output / "checkpoint.old")
+    return next((folder for folder in folders if (folder / "step.json").exists()), None)
+
+
 def _restore(accelerator: Accelerator, output: Path) -> int:
-    """Load the last whole checkpoint and tell its step."""
-    for folder in (output / "checkpoint", output / "checkpoint.old"):
-        if (folder / "step.json").exists():
-            accelerator.load_state(str(folder))
-            return read_json(folder / "step.json")["step"]
-    raise InputError(f"{output} has no whole checkpoint to resume: start again in a new folder")
+    """Load the last whole checkpoint, if there is one, and tell its step."""
+    folder = _checkpoint(output)
+    if folder is None:
+        logger.info("%s was stopped before its first checkpoint: from the start", output)
+        step = 0
+    else:
+        state = read_json(folder / "step.json")
+        step, processes = state["step"], state.get("processes", accelerator.num_processes)
+        if processes != (here := accelerator.num_processes):
+            raise InputError(
+                f"{output} was trained by {processes} processes, this is {here}: resume with "
+                f"{processes}, or start a new run from its weights (train.initial)"
+            )
+        accelerator.load_state(str(folder))
+    if accelerator.is_main_process:
+        _cut_log(output / "log.jsonl", step)
+    return step
 
 
-def _check_finite(entry: dict[str, float | int]) -> None:
-    bad = [name for name, value in entry.items() if not math.isfinite(value)]
-    if bad:
-        raise InputError(
-            f"step {entry['step']}: {', '.join(bad)} is no longer a number; resume from the last "
-            "checkpoint with a lower train.learning_rate, or with train.precision no"
-        )
+def _cut_log(path: Path, step: int) -> None:
+    """Leave out the steps after a checkpoint, which are about to be done again."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        write_bytes(path, b"".join(kept))
+
+
+def _check_finite(step: int, values: dict[str, Tensor]) -> None:
+    """Before the weights move: with ones that are no numbers even reading F may fail."""
+    if torch.stack(list(values.values())).isfinite().all():
+        return
+    bad = [name for name, value in values.items() if not value.isfinite()]
+    raise InputError(
+        f"step {step}: {', '.join(bad)} is no longer a number; resume from the last checkpoint "
+        "with a lower train.learning_rate, or with train.precision no"
+    )

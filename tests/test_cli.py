@@ -3,11 +3,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from dne_lib import cli
 from dne_lib.config import preset
 from dne_lib.files import InputError
 from dne_lib.mano import ASSETS
+from dne_lib.weights import load_network
 
 SMALL = """
     --model.stages 2 --model.image-size 64 --model.feature-size 16 --model.channels 8
@@ -64,17 +66,20 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
         ("calibrate nowhere", "no weights at nowhere"),
         ("calibrate nowhere --limit 0", "at least one image"),
         ("calibrate shipped --data nowhere", "nowhere/annotations/val does not exist"),
-        ("train --data.root nowhere --output run --train.initial nothing", "nothing"),
+        ("train --data.root nowhere --output run --train.initial nothing", "nowhere"),
         ("check", "give a data folder as --data"),
         ("check --data nowhere", "nowhere holds no annotations/train, val or test"),
         ("check --mano nowhere", "nowhere has no MANO_RIGHT.pkl"),
         ("train --resume", "no run runs/tiny to resume"),
-        ("train --from-scratch --data.root nowhere --model.channels 0", "channels is 0"),
+        ("train --from-scratch --data.root nowhere --model.channels 0", "nowhere"),
+        ("train --from-scratch --train.initial shipped", "leave --train.initial out"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "synthesize", lambda *_, **__: None)
+    if line == "train --resume":
+        monkeypatch.setattr(cli, "InterHand", lambda *_, **__: None)
     assert cli.main(line.split()) == 2
     (written,) = capsys.readouterr().err.strip().splitlines()
     assert written.startswith("dne: error: ")
@@ -133,6 +138,51 @@ def test_run_folders_are_never_taken_twice(tmp_path):
         cli.run_folder(tmp_path, "paper", resume=True)
 
 
+def test_a_mistake_in_a_loading_process_is_one_line_too(monkeypatch, capsys):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise InputError("image.jpg is cut short: copy it again")
+
+    loader = torch.utils.data.DataLoader(Broken(), num_workers=1)
+    monkeypatch.setattr(cli.Check, "run", lambda _: next(iter(loader)))
+    assert cli.main(["check"]) == 2
+    assert capsys.readouterr().err == "dne: error: image.jpg is cut short: copy it again\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("", "evaluation-test"),
+        ("--split val --limit 1", "evaluation-val-limit-1"),
+        ("--data a/more --every 6", "evaluation-test-more-every-6"),
+        ("--annotation H --max-fit-error 10", "evaluation-test-annotation-H-max_fit_error-10.0"),
+    ],
+)
+def test_an_evaluation_of_other_images_has_a_folder_of_its_own(options, name, calls):
+    assert cli.main(["evaluate", "shipped", *options.split()]) == 0
+    assert calls[0].name == name
+
+
+def test_a_run_to_resume_must_be_there(builtin_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "--from-scratch", "--data.root", str(builtin_data), "--output", "typo"]
+    assert cli.main([*line, "--resume"]) == 2
+    assert "no run typo to resume" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+
+
+def test_what_is_measured_is_never_a_subset(monkeypatch):
+    trained = preset("tiny")
+    trained.data.every, trained.data.hand_type, trained.data.max_fit_error = 6, "IH", 10.0
+    network, _ = load_network("shipped")
+    monkeypatch.setattr(cli, "load_network", lambda *_: (network, trained))
+    _, config = cli.network_for("run")
+    assert config.data == preset("tiny").data
+
+
 def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
     trained, turns, losses = [], [], []
 
@@ -159,6 +209,7 @@ def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
     cli.main(["train", "--from-scratch", "--resume"])
     output = tmp_path / "long"
     (output / "upright").mkdir(parents=True)
+    (output / "upright" / "config.json").touch()
     assert calls[-1].two_stages
     calls[-1].both(cli.Config(train=calls[-1].train), output)
     upright, coarse = str(output / "upright"), str(output / "coarse")
@@ -199,9 +250,11 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
         (tmp_path / "runs" / "tiny" / "coarse").relative_to(tmp_path)
     )
 
+    of_all = (run / "evaluation-test" / "metrics.json").read_bytes()
     assert cli.main(["evaluate", str(run), "--limit", "2"]) == 0
     assert "procrustes" in capsys.readouterr().out
-    metrics = json.loads((run / "evaluation-test" / "metrics.json").read_bytes())
+    assert (run / "evaluation-test" / "metrics.json").read_bytes() == of_all
+    metrics = json.loads((run / "evaluation-test-limit-2" / "metrics.json").read_bytes())
     assert metrics["images"]["All"] == 2
     assert metrics["images_of"]["counts"] == {"listed": 4, "chosen": 4, "usable": 4, "used": 4}
     cameras = metrics["breakdown"]["cameras"].values()

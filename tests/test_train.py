@@ -1,5 +1,10 @@
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +16,7 @@ from dne_lib.data.interhand import InterHand
 from dne_lib.files import InputError
 from dne_lib.losses import total_loss
 from dne_lib.model import DualNoiseNetwork
-from dne_lib.train import learning_rate, train, usable_precision
+from dne_lib.train import check_train_config, learning_rate, train, usable_precision
 from dne_lib.weights import load_network, read_weights
 
 MODEL = ModelConfig(
@@ -24,6 +29,12 @@ MODEL = ModelConfig(
     modules=1,
     samples=2,
 )
+
+SMALL = """
+    --upright-steps 1 --coarse-steps 1 --train.steps 2 --train.batch-size 4 --train.workers 0
+    --train.warmup 1 --model.stages 2 --model.image-size 32 --model.feature-size 8
+    --model.channels 8 --model.modules 1 --model.vertex-embedding 4 --model.samples 1
+"""
 
 
 @pytest.fixture
@@ -44,6 +55,10 @@ def weights(run):
     return read_weights(run)[0]
 
 
+def saved_step(run):
+    return json.loads((run / "checkpoint" / "step.json").read_text())["step"]
+
+
 def test_paper_schedule_halves_every_epoch_down_to_a_floor():
     config = TrainConfig(schedule="paper", learning_rate=1e-3)
     rates = [learning_rate(epoch * 10 + 5, config, 10) for epoch in range(12)]
@@ -62,9 +77,25 @@ def test_cosine_schedule_warms_up_and_ends_at_zero():
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_precision_is_full_where_asked():
+@pytest.mark.parametrize(
+    ("cuda", "capable", "mps", "avx512", "expected"),
+    [
+        (True, True, False, False, "bf16"),
+        (True, False, False, True, "no"),
+        (False, True, True, True, "no"),
+        (False, True, False, True, "bf16"),
+        (False, True, False, False, "no"),
+    ],
+)
+def test_bf16_only_where_the_device_computes_in_it(
+    cuda, capable, mps, avx512, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: capable)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    assert usable_precision("bf16") == expected
     assert usable_precision("no") == "no"
-    assert usable_precision("bf16") in ("no", "bf16")
 
 
 def test_a_run_leaves_all_that_is_promised(config, tmp_path):
@@ -121,7 +152,6 @@ def test_loaded_parts_can_learn_more_slowly(config, tmp_path):
     full = train(changed(config, initial=str(coarse), initial_rate=0.0), tmp_path / "full")
     before, after = weights(coarse), weights(full)
     assert torch.equal(before["coarse.maps.weight"], after["coarse.maps.weight"])
-    torch.manual_seed(config.train.seed)
     assert after["refiners.0.varphi.last.weight"].any()
 
 
@@ -201,28 +231,126 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot write the checkpoint of step 4"):
         train(config, tmp_path / "run")
     monkeypatch.undo()
-    assert json.loads((tmp_path / "run" / "checkpoint" / "step.json").read_text()) == {"step": 2}
+    assert saved_step(tmp_path / "run") == 2
     train(config, tmp_path / "run", resume=True)
+
+
+def test_a_loss_that_is_no_number_is_never_saved(config, tmp_path, monkeypatch):
+    loss, calls = module.total_loss, []
+
+    def breaks(*arguments):
+        calls.append(arguments)
+        total, terms = loss(*arguments)
+        return total * (float("nan") if len(calls) == 3 else 1), terms
+
+    config = changed(config, log_every=100)
+    monkeypatch.setattr(module, "total_loss", breaks)
+    with pytest.raises(
+        InputError, match=r"step 3: loss is no longer a number; resume .* lower train"
+    ):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert saved_step(tmp_path / "run") == 2
+    lower = changed(config, learning_rate=1e-4)
+    assert all(w.isfinite().all() for w in weights(train(lower, tmp_path / "run", True)).values())
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(config, tmp_path, monkeypatch):
+    straight = weights(train(config, tmp_path / "straight"))
+
+    def breaks(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "total_loss", breaks)
+    with pytest.raises(MemoryError):
+        train(changed(config, batch_size=8), tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="already holds a run"):
+        train(config, tmp_path / "run")
+    resumed = weights(train(config, tmp_path / "run", resume=True))
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
+
+
+def test_a_mistake_leaves_no_run(config, tmp_path):
+    wrong = dataclasses.replace(config, data=DataConfig(root=tmp_path / "nowhere"))
+    for bad in (wrong, changed(config, initial="nowhere"), changed(config, log_every=0)):
+        with pytest.raises(InputError, match=r"nowhere|log_every is 0"):
+            train(bad, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_cannot_be_shared():
+    check_train_config(TrainConfig(batch_size=12), 4)
+    with pytest.raises(InputError, match=r"train\.batch_size is 12, which 5 processes cannot"):
+        check_train_config(TrainConfig(batch_size=12), 5)
+
+
+def test_a_run_goes_on_with_as_many_processes(config, tmp_path):
+    run = train(config, tmp_path / "run", until=2)
+    path = run / "checkpoint" / "step.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "processes": 8}))
+    with pytest.raises(InputError, match="trained by 8 processes, this is 1: resume with 8"):
+        train(config, run, resume=True)
+
+
+def test_the_log_has_every_step_once(config, tmp_path):
+    run = train(config, tmp_path / "run", until=2)
+    with (run / "log.jsonl").open("a") as file:  # killed while it wrote
+        file.write(json.dumps({"step": 3, "loss": 1.0}) + '\n{"step": 4, "lo')
+    train(config, run, resume=True)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4]
+    assert all("mpvpe_last" in entry for entry in log)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(config, tmp_path, monkeypatch):
     straight = weights(train(changed(config, schedule="paper"), tmp_path / "straight"))
     loss, calls = module.total_loss, []
 
-    def stops(*arguments):
+    def interrupted(*arguments):
         calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
         return loss(*arguments)
 
-    monkeypatch.setattr(module, "total_loss", stops)
+    config = changed(config, schedule="paper", save_every=100)
+    monkeypatch.setattr(module, "total_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(changed(config, schedule="paper", save_every=100), tmp_path / "run")
+        train(config, tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
-    assert json.loads((tmp_path / "run" / "checkpoint" / "step.json").read_text()) == {"step": 3}
-    resumed = weights(
-        train(changed(config, schedule="paper", save_every=100), tmp_path / "run", resume=True)
-    )
-    learned = [n for n in straight if not n.endswith(("running_mean", "running_var", "tracked"))]
-    for name in learned:
-        torch.testing.assert_close(resumed[name], straight[name], atol=0, rtol=0)
+    assert saved_step(tmp_path / "run") == 3
+    resumed = weights(train(config, tmp_path / "run", resume=True))
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
+
+
+def test_the_second_interrupt_stops_at_once(config, tmp_path, monkeypatch):
+    def impatient(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module, "total_loss", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_two_processes_train_one_stage_after_the_other(builtin_data, tmp_path):
+    """Without sampling: what a process leaves out of its loss, the other would wait for."""
+    run = tmp_path / "run" / "full"
+    options = ["--data.root", str(builtin_data), "--output", str(run.parent), *SMALL.split()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc_per_node", "2", "-m", "dne_lib", "train", "--from-scratch"]
+    packages = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    on_cpu = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*launch, *options], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, **packages, **on_cpu},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("shipped network, module 3") == 1
+    assert json.loads((run / "checkpoint" / "step.json").read_text())["processes"] == 2
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [2]
