@@ -17,13 +17,12 @@ from filelock import Timeout
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
-from dne_lib.config import Config, config_to_dict, differences
+from dne_lib.config import Config, config_to_dict, differences, whole
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.synthesize import synthesize
-from dne_lib.evaluate import default_device, evaluate, format_table, spread
-from dne_lib.files import InputError, locked, read_json, write_bytes, write_json
+from dne_lib.evaluate import batches, default_device, evaluate, format_table
+from dne_lib.files import InputError, claim_folder, locked, read_json, write_bytes, write_json
 from dne_lib.mano import HandModel
 from dne_lib.metrics import GROUPS
 from dne_lib.model import DualNoiseNetwork, Output
@@ -145,16 +144,18 @@ def _train_once(config: Config, run: Path) -> Path:
     """Train, go on, or do nothing, as the folder needs.
 
     Raises:
-        InputError: see `_finished` and `train`.
+        InputError: see `_finished`, `_check_start` and `train`.
     """
     if _finished(config, run):
         return run
     logger.info("training %s", run)
-    begun = (run / "checkpoint").exists() or (run / "checkpoint.old").exists()
-    if (run / ".dne-run").exists() and not begun:
-        shutil.rmtree(run)  # stopped before its first checkpoint
-    train(config, run, resume=begun)
-    write_json(run / "finished.json", {"initial": _digest(config)})
+    start = run / "start.json"
+    if not start.exists():
+        claim_folder(run, "run")
+        write_json(start, {"initial": _digest(config), "origin": origin()})
+    _check_start(start, config)
+    train(config, run, resume=(run / "config.json").exists())
+    write_json(run / "finished.json", read_json(start))
     # Of dozens of runs only the weights are wanted, a quarter of what resuming takes.
     shutil.rmtree(run / "checkpoint")
     return run
@@ -175,12 +176,21 @@ def _finished(config: Config, run: Path) -> bool:
         )
     if not finished.exists():
         return False
-    if read_json(finished)["initial"] != _digest(config):
-        raise InputError(
-            f"{run} started from weights that {config.train.initial} no longer holds: delete the "
-            "runs, or choose another folder for them"
-        )
+    _check_start(finished, config)
     return True
+
+
+def _check_start(record: Path, config: Config) -> None:
+    """Reject a run that began with other weights.
+
+    Raises:
+        InputError: names the run and the weights.
+    """
+    if read_json(record)["initial"] != _digest(config):
+        raise InputError(
+            f"{record.parent} started from weights that {config.train.initial} no longer holds: "
+            "delete the runs, or choose another folder for them"
+        )
 
 
 def _digest(config: Config) -> str | None:
@@ -215,18 +225,21 @@ def _measure(job: _Job) -> dict[str, Any]:
     config = override(config, {**job.variant.set, "model.pretrained": False})
     network = DualNoiseNetwork(config.model, HandModel(config.data.mano))
     load_weights(network, state, str(job.run))
-    dataset = InterHand(config.data.root, "test", config.model, config.data, augment=False)
-    loader = DataLoader(Subset(dataset, spread(len(dataset), job.images)), batch_size=32)
+    dataset = InterHand(config.data.root, "test", config.model, whole(config.data), augment=False)
     sampling = _Sampling(network, job.variant.samples, job.seed).to(default_device())
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "origin": origin(),
-        **evaluate(sampling, loader),
+        "origin": read_json(job.run / "finished.json").get("origin", origin()),
+        **evaluate(sampling, batches(dataset, config, job.images)),
     }
 
 
+@cache
 def origin() -> dict[str, str | None]:
-    """What made a result: commit (with + where files differ from it), device, torch."""
+    """What makes a result: commit (with + where files differ from it), device, torch.
+
+    As it is at the first call: later ones may find other files than those that have been imported.
+    """
     commit = None
     if shutil.which("git") and (head := _git("rev-parse", "--short", "HEAD")):
         commit = head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

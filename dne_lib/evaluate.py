@@ -74,8 +74,10 @@ def evaluate(
         `stages`: by stage, `mpjpe` and `mpvpe` (mm) by protocol and `mpvpe_2d` (pixels at 256),
         each SH, IH, All (None where there are no such hands); `floor`: the 2D error that the true
         vertices keep under the best orthographic camera; `parts`: of the part map; `images` and
-        `hands` counted; `weights` of SH and IH in All; `breakdown`: by way, then by what the images
-        are of, `hands` and `mean` of each error of each stage (protocol wrist) and of the floor.
+        `hands` counted; `weights` of SH and IH in All; `mpjpe_hands`: by protocol, how many hands
+        MPJPE counts, which needs the joints it is measured from; `breakdown`: by way, then by what
+        the images are of, `hands` and `mean` of each error of each stage (protocol wrist) and of
+        the floor.
     """
     training = network.training
     network.eval()
@@ -118,6 +120,7 @@ def evaluate(
         "images": images,
         "hands": scores.hands["floor"],
         "weights": scores.weights("floor"),
+        "mpjpe_hands": {p: scores.hands[f"{names[0]} mpjpe {p}"] for p in PROTOCOLS},
         "breakdown": {way: breakdown.means() for way, breakdown in breakdowns.items()},
     }
 
@@ -209,11 +212,14 @@ def summary(results: dict[str, Any], protocol: Protocol = "wrist", markdown: boo
     """The table of one network, and a line on what was counted."""
     rows = [*table_rows(results, protocol), floor_row(results)]
     hands, weights, parts = results["hands"], results["weights"], results["parts"]
+    joints, more = results["mpjpe_hands"][protocol], ""
+    if joints != hands:
+        more = f" MPJPE: {joints['SH']} hands SH, {joints['IH']} IH, whose joints are all known."
     return (
         format_table(HEADER, rows, markdown)
         + f"\n\nMPJPE, MPVPE: mm, protocol {protocol}. 2D: MPVPE in pixels at 256. "
         f"{results['images']['All']} images, {hands['All']} hands; "
-        f"All = {weights['SH']:.2f} SH + {weights['IH']:.2f} IH.\n"
+        f"All = {weights['SH']:.2f} SH + {weights['IH']:.2f} IH.{more}\n"
         f"Part map: {parts['hand_accuracy']:.1%} of hand pixels right, mean IoU {parts['iou']:.2f}."
     )
 
@@ -233,6 +239,17 @@ def spread(count: int, limit: int | None) -> list[int]:
     if limit is None or limit >= count:
         return list(range(count))
     return np.linspace(0, count - 1, max(limit, 1)).round().astype(int).tolist()
+
+
+def batches(dataset: InterHand, config: Config, limit: int | None = None) -> DataLoader:
+    """Batches of a data set in order, loaded as while training.
+
+    Args:
+        limit: number of images, evenly spaced; None: all.
+    """
+    chosen = Subset(dataset, spread(len(dataset), limit))
+    workers = min(config.train.workers, os.cpu_count() or 1) if len(chosen) > 64 else 0
+    return DataLoader(chosen, batch_size=32, num_workers=workers)
 
 
 def report(
@@ -257,17 +274,12 @@ def report(
         InputError: the data cannot be read or the output not written.
     """
     dataset = InterHand(config.data.root, split, config.model, config.data, augment=False)
-    indices = spread(len(dataset), limit)
     claim_folder(output, "evaluation")
-    loader = DataLoader(
-        Subset(dataset, indices),
-        batch_size=32,
-        num_workers=min(config.train.workers, os.cpu_count() or 1) if len(indices) > 64 else 0,
-    )
-    results = evaluate(network, loader, dataset.groups())
+    results = evaluate(network, batches(dataset, config, limit), dataset.groups())
     origin = {"network": name, "data": str(config.data.root), "split": split, "limit": limit}
     record = {**origin, "images_of": dataset.record(), **results}
     write_json(output / "metrics.json", {**record, "config": config_to_dict(config)})
+    indices = spread(len(dataset), limit)
     shown = [indices[i] for i in spread(len(indices), pictures)]
     batch = default_collate([dataset[i] for i in shown])
     grid, maps = pictures_of(network, batch)

@@ -18,12 +18,11 @@ from scipy.optimize import minimize
 from scipy.special import gammaln
 from scipy.stats import f as fisher
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from dne_lib.config import Config, ModelConfig
 from dne_lib.data.interhand import InterHand
-from dne_lib.evaluate import format_table, spread
+from dne_lib.evaluate import batches, format_table
 from dne_lib.files import InputError
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Stage
@@ -229,8 +228,7 @@ def calibrate(
         InputError: the data cannot be read, are too few, or the network has no modules.
     """
     dataset = InterHand(config.data.root, "val", config.model, config.data, augment=False)
-    chosen = Subset(dataset, spread(len(dataset), limit))
-    measured = measure(network, DataLoader(chosen, batch_size=32))
+    measured = measure(network, batches(dataset, config, limit))
     fits, before = fit(measured), as_trained(config.model)
     rows = []
     for kind in fits:

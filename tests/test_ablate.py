@@ -96,6 +96,8 @@ def test_a_plan_runs_once_and_is_reported(plan, tmp_path, trained, capsys):
     assert sampled["module 1"] != plain["module 1"]
     assert found["runs"]["Full DNE"]["0"]["images"]["All"] == 3
     assert found["runs"]["Full DNE"]["0"]["parameters"] > 100_000
+    start = json.loads((runs / "full-dne-0" / "start.json").read_text())
+    assert found["runs"]["Full DNE"]["0"]["origin"] == start["origin"]
     text = (output / "plan.md").read_text()
     assert "| Full DNE, coarse " in text
     assert "| Modules help " in text

@@ -1,4 +1,5 @@
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 
 from dne_lib import evaluate as evaluation
 from dne_lib.config import PARTS, Config, DataConfig
+from dne_lib.data.interhand import InterHand
 from dne_lib.evaluate import evaluate, format_table, report, spread, summary, table_rows
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
@@ -104,6 +106,13 @@ def test_tables(batch):
     assert lines[2].split()[-3:] == ["2.00"] * 3
     assert "floor" in lines[4]
     assert "0.50 SH + 0.50 IH" in lines[6]
+    assert "whose joints are all known" not in lines[6]
+    unknown = {**batch, "joint_valid": batch["joint_valid"].clone()}
+    unknown["joint_valid"][0, 0, 0] = False  # a wrist
+    told = summary(evaluate(Oracle(batch), [unknown])).splitlines()[6]
+    counted = int(batch["present"].sum()) - 1
+    singles, pairs = (int(n) for n in re.findall(r"(\d+) (?:hands SH|IH, whose)", told))
+    assert singles + pairs == counted
     (row,) = table_rows(results, prefix="shipped ", last=True)
     assert row[0] == "shipped module 1"
     markdown = format_table(["a", "b"], [["x", "1.0"]], markdown=True)
@@ -122,7 +131,7 @@ def test_indices_are_spread_evenly():
     assert spread(101, 3) == [0, 50, 100]
 
 
-class Tree(torch.utils.data.Dataset):
+class Tree(InterHand):
     """Stands in for the data on disk."""
 
     def __init__(self, root, split, config, data, augment):
@@ -138,8 +147,8 @@ class Tree(torch.utils.data.Dataset):
     def record(self):
         return {"release": "made up"}
 
-    def __getitem__(self, index):
-        return make_sample(self.hands, index, (True, index == 1))
+    def __getitems__(self, indices):
+        return [make_sample(self.hands, i, (True, i == 1)) for i in indices]
 
 
 def test_report_writes_numbers_and_pictures(hands, tmp_path, monkeypatch):

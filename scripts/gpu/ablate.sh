@@ -6,7 +6,8 @@
 # PLAN    one of scripts/plans.
 # FOLDER  holds FOLDER/runs between calls, and FOLDER/results.
 # MINUTES this call may take: what is trained by then is saved, and the same call goes on from it.
-#         The tables are whole after every call, and say what has not been run yet.
+#         The tables are whole after every call, and say what has not been run yet; they begin
+#         once the coarse network is trained.
 set -euo pipefail
 plan=$1 folder=$2 minutes=$3
 export OMP_NUM_THREADS=1
@@ -14,4 +15,5 @@ export OMP_NUM_THREADS=1
 timeout --signal=INT $((minutes * 60 - 30)) \
     python3 -m dne_lib ablate "$plan" --runs "$folder/runs" --output "$folder/results" \
     || [ $? -eq 124 ]
-cat "$folder/results/$(basename "$plan" .yaml).md"
+page=$folder/results/$(basename "$plan" .yaml).md
+if [ -f "$page" ]; then cat "$page"; else echo "the coarse network is not trained yet"; fi
