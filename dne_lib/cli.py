@@ -32,7 +32,7 @@ from dne_lib.evaluate import (
     summary,
     table_rows,
 )
-from dne_lib.files import InputError
+from dne_lib.files import InputError, claim_folder
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
@@ -249,7 +249,9 @@ class Predict:
         box = parse_box(self.box) if self.box is not None else None
         network, config = network_for(self.network, self.mano)
         found = predict(network, config, self.image, box)
-        for path in save(found, self.output or Path("predictions") / self.image.stem):
+        output = self.output or Path("predictions") / self.image.stem
+        claim_folder(output, "prediction", of=str(self.image.resolve()))
+        for path in save(found, output):
             print(path)
         print(certainty(found))
 

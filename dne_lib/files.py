@@ -68,10 +68,13 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, orjson.dumps(value, option=options))
 
 
-def claim_folder(path: Path, kind: str) -> None:
+def claim_folder(path: Path, kind: str, of: str = "") -> None:
     """Create an output folder, or take back one that an earlier call of the same kind made.
 
     A marker file `.dne-<kind>` tells our folders from a user's own.
+
+    Args:
+        of: what the output is of, where that of something else must not be replaced.
 
     Raises:
         InputError: the folder holds something else, or cannot be read or made.
@@ -81,13 +84,16 @@ def claim_folder(path: Path, kind: str) -> None:
         raise InputError(f"{path} is a file: give a folder for the {kind}")
     try:
         foreign = path.is_dir() and not marker.exists() and any(path.iterdir())
+        before = marker.read_text() if marker.exists() else ""
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): choose another folder") from None
     if foreign:
         raise InputError(
             f"{path} holds files that are no {kind} of ours: choose another folder, or empty it"
         )
-    write_bytes(marker, b"")
+    if of and before and before != of:
+        raise InputError(f"{path} holds the {kind} of {before}: give another folder")
+    write_bytes(marker, (of or before).encode())
 
 
 def locked(path: Path, wait: bool = True) -> FileLock:

@@ -276,6 +276,12 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
         "out",
     ]
     assert cli.main(line) == 0
+    other = tmp_path / "other" / image.name
+    other.parent.mkdir()
+    other.write_bytes(image.read_bytes())
+    assert cli.main([line[0], str(other), *line[2:]]) == 2
+    assert f"out holds the prediction of {image}" in capsys.readouterr().err
+    assert cli.main(line) == 0
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert made >= {"overlay.png", "hands.glb", "spread.png"}
     assert "never held against errors" in capsys.readouterr().out
