@@ -158,6 +158,14 @@ def test_the_attention_widget_marks_the_joint_and_counts_places(samples, network
     assert len(READINGS) == len(set(READINGS)) == 18
 
 
+def test_the_attention_widget_names_images_as_the_lesson_does(samples, network):
+    alone = next(each for each in samples if not each["present"].all())
+    one, two, three = pairs(samples)
+    scene = widgets.attention_scene([alone, one, alone, two, three], network)
+    titles = [widgets.attention_panels(scene, image=image)[1].title for image in (1, 2, 3)]
+    assert [title.split(":")[0] for title in titles] == ["image 2", "image 4", "image 5"]
+
+
 def test_errors_of_the_attention_scene_are_those_of_the_network(samples, network):
     scene = widgets.attention_scene(pairs(samples), network)
     with torch.no_grad():

@@ -57,6 +57,7 @@ class AttentionScene(NamedTuple):
     batch: dict[str, Tensor]
     features: Float[Tensor, "image C H W"]  # F, merged with the auxiliary maps
     errors: Float[np.ndarray, "image power 2"]  # for every temperature: mm in space, px of 256
+    numbers: Sequence[int]  # of the images among all samples, counted from 1
 
 
 def parameters_at(
@@ -91,13 +92,14 @@ def attention_scene(
     Raises:
         InputError: there are fewer.
     """
-    both = [sample for sample in samples if sample["present"].all()]
+    both = [i for i, sample in enumerate(samples) if sample["present"].all()]
     if len(both) < ATTENTION_IMAGES:
         raise InputError(
             f"{len(both)} of {len(samples)} samples show both hands: the widget needs "
             f"{ATTENTION_IMAGES}, render more"
         )
-    batch = default_collate(both[:ATTENTION_IMAGES])
+    shown = both[:ATTENTION_IMAGES]
+    batch = default_collate([samples[i] for i in shown])
     errors = []
     with torch.no_grad():
         _, features = network.auxiliary(network.encoder(batch["image"]))
@@ -108,7 +110,8 @@ def attention_scene(
             flat = project(vertices, parameters.camera) - batch["vertices_2d"]
             plane = flat.norm(dim=-1).mean((1, 2)) * PIXELS / 2
             errors.append(torch.stack([space, plane], dim=-1))
-    return AttentionScene(network, batch, features, torch.stack(errors, dim=1).numpy())
+    numbers = [i + 1 for i in shown]
+    return AttentionScene(network, batch, features, torch.stack(errors, dim=1).numpy(), numbers)
 
 
 def attention_panels(
@@ -124,7 +127,7 @@ def attention_panels(
         power: logarithm of the temperature to base 2.
         reading: one of `READINGS`.
         side: right or left.
-        image: counted from 1.
+        image: of the scene, counted from 1; the title has its number among all samples.
     """
     i, hand, row = image - 1, HANDS.index(side), READINGS.index(reading)
     joint = MANO_TO_JOINTS.index(row) if row < 16 else 0
@@ -152,7 +155,10 @@ def attention_panels(
                 Points(pixels(found), "black", 6, "prediction"),
             ],
         ),
-        Panel(f"error: {space:.0f} mm, {plane:.0f} pixels of 256", [Picture(meshes)]),
+        Panel(
+            f"image {scene.numbers[i]}: off by {space:.0f} mm, {plane:.0f} pixels of 256",
+            [Picture(meshes)],
+        ),
         Panel(
             "what the temperature does",
             [
