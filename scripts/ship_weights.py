@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(SHIPPED))
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--device", required=True, help="what it was trained on")
+    parser.add_argument("--commit", help="of the code of the last leg; default: this checkout's")
     parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the logs")
     options = parser.parse_args()
     target, last = SHIPPED[options.name], options.runs[-1]
@@ -69,15 +70,10 @@ def main() -> None:
     metrics |= {"network": last.name, "data": Path(metrics["data"]).name}
     without_places(metrics["config"])
     write_json(folder / "metrics.json", metrics)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    head = ["git", "rev-parse", "--short", options.commit or "HEAD"]
+    commit = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     legs = [leg(run) for run in options.runs]
-    write_json(folder / "record.json", {"commit": commit, "device": options.device, "legs": legs})
+    write_json(folder / "record.json", {"commit": commit.strip(), "device": options.device, "legs": legs})
     for name in ("grid.png", "maps.png"):
         shutil.copy(last / "evaluation-test" / name, folder / name)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
