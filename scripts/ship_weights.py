@@ -73,7 +73,9 @@ def main() -> None:
     head = ["git", "rev-parse", "--short", options.commit or "HEAD"]
     commit = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     legs = [leg(run) for run in options.runs]
-    write_json(folder / "record.json", {"commit": commit.strip(), "device": options.device, "legs": legs})
+    write_json(
+        folder / "record.json", {"commit": commit.strip(), "device": options.device, "legs": legs}
+    )
     for name in ("grid.png", "maps.png"):
         shutil.copy(last / "evaluation-test" / name, folder / name)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
