@@ -67,8 +67,8 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
     """Train one stage and leave a run folder.
 
     The folder holds config.json, log.jsonl (a line every `log_every` steps and at each
-    checkpoint), tensorboard/,
-    checkpoint/ (all that resuming needs) and model.safetensors (for evaluation and prediction).
+    checkpoint), tensorboard/, checkpoint/ (all that resuming needs) and model.safetensors (for
+    evaluation and prediction).
 
     Args:
         config: see `config.py`. `train.stage` "coarse" trains with no modules, whatever
