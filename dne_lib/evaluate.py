@@ -214,7 +214,7 @@ def summary(results: dict[str, Any], protocol: Protocol = "wrist", markdown: boo
     hands, weights, parts = results["hands"], results["weights"], results["parts"]
     joints, more = results["mpjpe_hands"][protocol], ""
     if joints != hands:
-        more = f" MPJPE: {joints['SH']} hands SH, {joints['IH']} IH, whose joints are all known."
+        more = f" MPJPE: {joints['SH']} hands SH, {joints['IH']} IH, those with a known root."
     return (
         format_table(HEADER, rows, markdown)
         + f"\n\nMPJPE, MPVPE: mm, protocol {protocol}. 2D: MPVPE in pixels at 256. "

@@ -106,12 +106,12 @@ def test_tables(batch):
     assert lines[2].split()[-3:] == ["2.00"] * 3
     assert "floor" in lines[4]
     assert "0.50 SH + 0.50 IH" in lines[6]
-    assert "whose joints are all known" not in lines[6]
+    assert "known root" not in lines[6]
     unknown = {**batch, "joint_valid": batch["joint_valid"].clone()}
     unknown["joint_valid"][0, 0, 0] = False  # a wrist
     told = summary(evaluate(Oracle(batch), [unknown])).splitlines()[6]
     counted = int(batch["present"].sum()) - 1
-    singles, pairs = (int(n) for n in re.findall(r"(\d+) (?:hands SH|IH, whose)", told))
+    singles, pairs = (int(n) for n in re.findall(r"(\d+) (?:hands SH|IH, those)", told))
     assert singles + pairs == counted
     (row,) = table_rows(results, prefix="shipped ", last=True)
     assert row[0] == "shipped module 1"
