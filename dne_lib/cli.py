@@ -32,7 +32,7 @@ from dne_lib.evaluate import (
     summary,
     table_rows,
 )
-from dne_lib.files import InputError, claim_folder
+from dne_lib.files import InputError
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
@@ -250,8 +250,7 @@ class Predict:
         network, config = network_for(self.network, self.mano)
         found = predict(network, config, self.image, box)
         output = self.output or Path("predictions") / self.image.stem
-        claim_folder(output, "prediction", of=str(self.image.resolve()))
-        for path in save(found, output):
+        for path in save(found, output, of=str(self.image.resolve())):
             print(path)
         print(certainty(found))
 

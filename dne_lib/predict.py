@@ -281,15 +281,18 @@ def meshes(prediction: Prediction) -> dict[str, trimesh.Trimesh]:
     }
 
 
-def save(prediction: Prediction, folder: Path) -> list[Path]:
+def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
     """Write `overlay.png`, `right.obj` and `left.obj` of the hands present, and `hands.glb`.
 
     Where the network says how sure it is, `spread.png` too.
 
+    Args:
+        of: the image, so that the prediction of another one is not replaced.
+
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
-    claim_folder(folder, "prediction")
+    claim_folder(folder, "prediction", of)
     hands = meshes(prediction)
     files = {folder / "overlay.png": _png(overlay(prediction))}
     if prediction.spread is None:  # there may be one of another network

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from dne_lib.camera import project
 from dne_lib.data.interhand import InterHand
-from dne_lib.evaluate import format_table, spread
+from dne_lib.evaluate import batches, format_table
 from dne_lib.mano import rotation_6d_to_matrix
 from dne_lib.metrics import MILLIMETRES, mpvpe_2d
 from dne_lib.weights import load_network
@@ -34,10 +33,9 @@ def main() -> None:
     network, config = load_network(options.network)
     config.data.root = options.data
     data = InterHand(options.data, "test", config.model, config.data, augment=False)
-    chosen = Subset(data, spread(len(data), options.images))
     noise = torch.Generator().manual_seed(0)
     errors: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in tqdm(DataLoader(chosen, 32), unit="batch"):
+    for batch in tqdm(batches(data, config, options.images), unit="batch"):
         with torch.inference_mode():
             output = network(batch["image"], batch["present"])
             drawn = network(

@@ -25,7 +25,7 @@ def taken(process: psutil.Process) -> int:
 
 
 def main() -> None:
-    """Run the command; print its clock time and the largest of the looks; exit as it exits."""
+    """Run the command; print the largest of the looks; exit as it exits."""
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     most, code = 0, None
