@@ -31,7 +31,10 @@ from dne_lib.uncertainty import as_trained, radius, refined_way
 # A hand fills some 20 % of a crop made for it, and a third of that when the other hides most of
 # it; stray pixels of the part map stay well below 1 %.
 PRESENT = 0.01
-SOUGHT = 0.0025  # the same while looking at a whole image, where hands are smaller
+SOUGHT = 0.0025  # the same while looking for hands in a whole image, where they are smaller
+# Parts of one hand are now and then taken for the other's, up to some tenth of the hand. A real
+# second hand fills less only where the first hides nearly all of it.
+BESIDE = 0.1
 
 Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
 
@@ -110,9 +113,10 @@ def check_box(box: Box, image: UInt8[np.ndarray, "height width 3"]) -> None:
 def hands_present(
     parts: Int[np.ndarray, "S S"], share: float = PRESENT
 ) -> Bool[np.ndarray, "hand"]:
-    """Right and left: whether its parts fill at least this share of the part map."""
-    shares = [((parts > 16 * hand) & (parts <= 16 * (hand + 1))).mean() for hand in (0, 1)]
-    return np.array(shares) >= share
+    """Right and left: whether its parts fill so much of the map, and enough beside the other's."""
+    hands = [((parts > 16 * hand) & (parts <= 16 * (hand + 1))).mean() for hand in (0, 1)]
+    shares = np.array(hands)
+    return shares >= max(share, BESIDE * shares.max())
 
 
 def find_hands(
@@ -148,9 +152,9 @@ def predict(
 ) -> Prediction:
     """The hands in an image.
 
-    Without a box the network first looks at the whole image, squared, and then at the box around
-    what its part map calls a hand. It is trained on crops around hands: where they fill only a
-    small part of the image, give the box.
+    Without a box the network first looks at the whole image, squared, then at the box around what
+    its part map calls a hand, and once more at the box it sees from there. It is trained on crops
+    around hands: where they fill only a small part of the image, give the box.
 
     Args:
         network: on the device to run on; put in evaluation mode.
@@ -177,11 +181,14 @@ def predict(
         return affine, (crop.permute(2, 0, 1)[None] / 255)
 
     if box is None:
-        affine, crop = look((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), 1.0)
-        parts = network(crop).auxiliary.parts[0].argmax(0).numpy(force=True)
-        box = find_hands(parts, affine, size)
-        if box is None:
-            raise InputError("no hand found in the image: give the box around the hands")
+        found: Box | None = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
+        for margin in (1.0, config.data.margin):  # the first box is a rough one
+            affine, crop = look(found, margin)
+            parts = network(crop).auxiliary.parts[0].argmax(0).numpy(force=True)
+            found = find_hands(parts, affine, size)
+            if found is None:
+                raise InputError("no hand found in the image: give the box around the hands")
+        box = found
     check_box(box, pixels)
     affine, crop = look(box, config.data.margin)
     output = network(crop)
