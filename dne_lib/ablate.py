@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import platform
 import shutil
@@ -26,7 +27,7 @@ from dne_lib.files import InputError, claim_folder, locked, read_json, write_byt
 from dne_lib.mano import HandModel
 from dne_lib.metrics import GROUPS
 from dne_lib.model import DualNoiseNetwork, Output
-from dne_lib.plans import Claim, Plan, Variant, override, read_plan
+from dne_lib.plans import Claim, Plan, Render, Variant, override, read_plan
 from dne_lib.plots import save_figure
 from dne_lib.train import train
 from dne_lib.weights import find_weights, load_weights, read_weights
@@ -54,6 +55,7 @@ class _Job(NamedTuple):
     config: Config
     run: Path
     images: int | None
+    render: Render | None
 
     @property
     def how(self) -> dict[str, Any]:
@@ -61,18 +63,32 @@ class _Job(NamedTuple):
         return {"set": self.variant.set, "samples": self.variant.samples, "images": self.images}
 
     @property
+    def of(self) -> str:
+        """A digest of everything that a plan can say about the result."""
+        config = config_to_dict(self.config)
+        for name in FREE:
+            part, _, key = name.partition(".")
+            del config[part][key]
+        render = self.render and dataclasses.asdict(self.render)
+        asked = [config, _digest(self.config), render, self.how]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    @property
     def path(self) -> Path:
         """Where it is kept."""
         return self.run / f"measured-{self.variant.slug}.json"
 
-    def known(self) -> dict[str, Any] | None:
+    def known(self, kept: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         """The result, if it is there.
+
+        Args:
+            kept: see `_kept`; they count where the run is not there, as on another machine.
 
         Raises:
             InputError: see `_finished`.
         """
         if not _finished(self.config, self.run) or not self.path.exists():
-            return None
+            return kept.get(self.of)
         measured = read_json(self.path)
         return measured if measured["how"] == self.how else None
 
@@ -82,7 +98,8 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
 
     Seeds are the outer loop: one of each variant is there long before three are. Runs finished
     before are skipped, an interrupted one goes on, and one that another process is at is left to
-    it: the same call in several processes, one a GPU or a core, shares the work.
+    it: the same call in several processes, one a GPU or a core, shares the work. Results that the
+    output holds, of this plan or of one beside it, are not made again where their runs are gone.
 
     Args:
         path: the plan.
@@ -107,10 +124,10 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
     for job in jobs:
         try:
             with locked(job.run.with_name(f"{job.run.name}.lock"), wait=False):
-                if job.known() is not None:
+                if job.known(_kept(output)) is not None:
                     continue
                 _train_once(job.config, job.run)
-                write_json(job.path, {"how": job.how, **_measure(job)})
+                write_json(job.path, {"how": job.how, "of": job.of, **_measure(job)})
         except Timeout:
             logger.info("%s is another process's", job.run)
             continue
@@ -126,8 +143,16 @@ def _jobs(plan: Plan, runs: Path, start: dict[str, Any]) -> list[_Job]:
         for variant in plan.variants:
             source = trained[variant.of or variant.name]
             config = plan.config({**source.set, **start}, seed)
-            jobs.append(_Job(seed, variant, config, runs / f"{source.slug}-{seed}", plan.images))
+            run = runs / f"{source.slug}-{seed}"
+            jobs.append(_Job(seed, variant, config, run, plan.images, plan.render))
     return jobs
+
+
+def _kept(output: Path) -> dict[str, dict[str, Any]]:
+    """The results of all plans in a folder, by what they are of (`_Job.of`)."""
+    plans = [read_json(path) for path in sorted(output.glob("*.json"))]
+    runs = [run for plan in plans for seeds in plan["runs"].values() for run in seeds.values()]
+    return {run["of"]: run for run in runs if "of" in run}  # older ones do not say it
 
 
 def _coarse(plan: Plan, runs: Path) -> str | None:
@@ -459,8 +484,9 @@ def _write(plan: Plan, jobs: list[_Job], output: Path, name: str) -> dict[str, A
     """Put what is there by now, whoever made it, into the files of a plan."""
     found: dict[str, dict[str, Any]] = {variant.name: {} for variant in plan.variants}
     with locked(jobs[0].run.with_name("tables.lock")):
+        kept = _kept(output)
         for job in jobs:
-            if (known := job.known()) is not None:
+            if (known := job.known(kept)) is not None:
                 found[job.variant.name][str(job.seed)] = known
         results = summarise(plan, found)
         write_json(output / f"{name}.json", results)

@@ -123,6 +123,25 @@ def test_a_plan_runs_once_and_is_reported(plan, tmp_path, trained, capsys):
         ablate(plan, runs, output)
 
 
+def test_results_go_on_where_their_runs_are_gone(plan, tmp_path, trained):
+    output = tmp_path / "results"
+    values = yaml.safe_load(plan.read_text())
+    del values["coarse"]
+    plan.write_text(yaml.safe_dump({**values, "seeds": [0]}))
+    before = ablate(plan, tmp_path / "here", output)["runs"]
+    trained.clear()
+    other = {**values, "claims": [], "variants": [*values["variants"], {"name": "New"}]}
+    other["variants"][1] = {"name": "Baseline", "set": {"model.modules": 0, "train.steps": 3}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(other))
+    after = ablate(tmp_path / "more.yaml", tmp_path / "there", output)["runs"]
+    # "New" is what Full DNE is, by another name.
+    assert [name for name, _ in trained] == ["baseline-0", "full-dne-1", "baseline-1"]
+    for name in ("Full DNE", "Sampled"):
+        assert after[name]["0"] == before[name]["0"]
+    assert after["New"]["0"] == before["Full DNE"]["0"]
+    assert after["Baseline"]["0"] != before["Baseline"]["0"]
+
+
 def test_an_interrupted_plan_goes_on(plan, tmp_path, trained, monkeypatch):
     runs, output = tmp_path / "runs", tmp_path / "results"
     build, loss, losses = training._build, training.total_loss, []
