@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # What may change in a run: to be done sooner or later, or to get past a loss that is no number.
 FREE = ("steps", "workers", "save_every", "learning_rate", "precision")
+SEEDS = 2**32  # numpy has no more
 
 
 def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float:
@@ -148,7 +149,7 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
                 group["lr"] = rate * group["rate"]
             # Seeded by the step, so that a resumed run draws what it would have drawn.
             place = step * accelerator.num_processes + accelerator.process_index
-            noise.manual_seed(config.train.seed * 2**32 + place)
+            noise.manual_seed(config.train.seed * SEEDS + place)
             with accelerator.autocast():
                 predicted = network(batch["image"], batch["present"], generator=noise)
             loss, terms = total_loss(predicted, batch, config.loss)
@@ -203,6 +204,14 @@ def check_train_config(config: TrainConfig, processes: int = 1) -> None:
     for name in ("steps", "batch_size", "log_every", "save_every"):
         if getattr(config, name) < 1:
             raise InputError(f"train.{name} is {getattr(config, name)}: it must be at least 1")
+    for name in ("workers", "warmup", "weight_decay", "initial_rate"):
+        if not getattr(config, name) >= 0:
+            raise InputError(f"train.{name} is {getattr(config, name)}: it must be 0 or more")
+    for name in ("learning_rate", "clip"):
+        if not getattr(config, name) > 0:
+            raise InputError(f"train.{name} is {getattr(config, name)}: it must be above 0")
+    if not 0 <= config.seed < SEEDS:
+        raise InputError(f"train.seed is {config.seed}: it must be from 0 to {SEEDS - 1}")
     if config.batch_size % processes:
         raise InputError(
             f"train.batch_size is {config.batch_size}, which {processes} processes cannot share: "
@@ -339,6 +348,7 @@ def _save(
             f"cannot write the checkpoint of step {step} to {new} ({error}): free space and "
             "resume; the last whole checkpoint is unchanged"
         ) from error
+    accelerator.wait_for_everyone()  # each process saves its own random state
     if accelerator.is_main_process:
         write_json(new / "step.json", {"step": step, "processes": accelerator.num_processes})
         save_network(accelerator.unwrap_model(network), config, output / WEIGHTS)

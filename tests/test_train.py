@@ -280,6 +280,26 @@ def test_a_mistake_leaves_no_run(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "bad", "good"),
+    [
+        ("steps", 0, 1),
+        ("workers", -1, 0),
+        ("warmup", -1, 0),
+        ("initial_rate", -0.1, 0.0),
+        ("learning_rate", 0.0, 1e-6),
+        ("learning_rate", float("nan"), 1e-6),
+        ("clip", 0.0, 0.1),
+        ("seed", -1, 0),
+        ("seed", 2**32, 2**32 - 1),
+    ],
+)
+def test_numbers_that_cannot_be_trained_with(field, bad, good):
+    check_train_config(TrainConfig(**{field: good}))
+    with pytest.raises(InputError, match=rf"train\.{field} is {bad}: it must be"):
+        check_train_config(TrainConfig(**{field: bad}))
+
+
 def test_a_batch_that_cannot_be_shared():
     check_train_config(TrainConfig(batch_size=12), 4)
     with pytest.raises(InputError, match=r"train\.batch_size is 12, which 5 processes cannot"):
