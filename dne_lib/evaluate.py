@@ -18,6 +18,7 @@ from dne_lib.camera import project
 from dne_lib.config import PARTS, Config, config_to_dict
 from dne_lib.data.interhand import InterHand
 from dne_lib.files import claim_folder, write_json
+from dne_lib.losses import parts_known
 from dne_lib.metrics import (
     GROUPS,
     MILLIMETRES,
@@ -100,7 +101,7 @@ def evaluate(
             for breakdown in breakdowns.values():
                 breakdown.update("floor", errors, present, batch["index"])
             found = output.auxiliary.parts.argmax(1).cpu()
-            confusion += part_confusion(found, batch["parts"])
+            confusion += part_confusion(found, batch["parts"], parts_known(batch))
             images["IH"] += int(interacting.sum())
             images["All"] += len(interacting)
             images["SH"] = images["All"] - images["IH"]

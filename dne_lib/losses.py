@@ -32,18 +32,25 @@ def masked_l1(
     return masked_mean((predicted.float() - true).abs().mean(dim=-1), mask)
 
 
+def parts_known(batch: Batch) -> Bool[Tensor, "batch height width"]:
+    """Pixels whose part the labels tell.
+
+    Off the labelled hands that is background, unless there is a hand without labels.
+    """
+    unlabelled = (batch["interacting"][:, None] & ~batch["present"]).any(dim=1)
+    return (batch["parts"] > 0) | ~unlabelled[:, None, None]
+
+
 def auxiliary_loss(
     auxiliary: Auxiliary, batch: Batch, config: LossConfig
 ) -> dict[str, Float[Tensor, ""]]:
     """L_aux (Eq. 9): L1 on four maps, cross-entropy on the parts; weighted.
 
     Depth, normals and DensePose count on the hands only: elsewhere they have no value. The heat
-    maps count everywhere, but for joints that are not known to be there or not. Off the labelled
-    hands parts are background, unless there is a hand without labels.
+    maps count everywhere, but for joints that are not known to be there or not.
     """
     present, interacting = batch["present"], batch["interacting"]
     on_hand = batch["parts"] > 0
-    unlabelled = (interacting[:, None] & ~present).any(dim=1)
     none = ~interacting[:, None] & ~present  # not in the image: its heat maps are empty
     known = rearrange(batch["joint_valid"] | none[..., None], "b hand joint -> b (hand joint)")
     dense = {
@@ -62,7 +69,7 @@ def auxiliary_loss(
         "normals": config.normals * dense["normals"],
         "densepose": config.densepose * dense["densepose"],
         "heatmaps": config.heatmaps * masked_mean(heatmaps.mean(dim=(-1, -2)), known),
-        "parts": config.parts * masked_mean(parts, on_hand | ~unlabelled[:, None, None]),
+        "parts": config.parts * masked_mean(parts, parts_known(batch)),
     }
 
 

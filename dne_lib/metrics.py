@@ -216,10 +216,12 @@ class Breakdown:
 
 
 def part_confusion(
-    parts: Int64[Tensor, "batch height width"], true_parts: Int64[Tensor, "batch height width"]
+    parts: Int64[Tensor, "batch height width"],
+    true_parts: Int64[Tensor, "batch height width"],
+    known: Bool[Tensor, "batch height width"],
 ) -> Int64[Tensor, "part part"]:
-    """Pixel counts: rows the true part, columns the predicted one."""
-    pairs = true_parts.flatten() * PARTS + parts.flatten()
+    """Counts of the pixels that are known: rows the true part, columns the predicted one."""
+    pairs = true_parts[known] * PARTS + parts[known]
     return torch.bincount(pairs, minlength=PARTS * PARTS).reshape(PARTS, PARTS)
 
 

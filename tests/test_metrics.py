@@ -145,7 +145,8 @@ def test_scores_count_only_hands_that_are_present():
 def test_part_scores_by_hand():
     true = torch.tensor([[[0, 0, 1, 1]]])
     found = torch.tensor([[[0, 1, 1, 2]]])
-    confusion = metrics.part_confusion(found, true)
+    everywhere = torch.ones(true.shape, dtype=torch.bool)
+    confusion = metrics.part_confusion(found, true, everywhere)
     assert confusion[0, 1] == 1
     assert confusion[1, 2] == 1
     assert metrics.part_scores(confusion) == {
@@ -153,3 +154,7 @@ def test_part_scores_by_hand():
         "hand_accuracy": 0.5,
         "iou": pytest.approx((1 / 2 + 1 / 3) / 2),
     }
+    everywhere[0, 0, 1] = False
+    assert (confusion - metrics.part_confusion(found, true, everywhere)).nonzero().tolist() == [
+        [0, 1]
+    ]
