@@ -72,6 +72,16 @@ def test_known_errors_are_reported(batch):
     assert results["breakdown"] == {}
 
 
+def test_parts_of_a_hand_without_labels_are_not_called_wrong(batch):
+    both, left = batch["interacting"], batch["parts"] > 16
+    assert left[both].any()
+    unknown = both[:, None, None] & left
+    present = batch["present"] & (~both[:, None] | torch.tensor([True, False]))
+    blind = {**batch, "present": present, "parts": batch["parts"].masked_fill(unknown, 0)}
+    results = evaluate(Oracle(batch), [blind])
+    assert results["parts"]["iou"] == results["parts"]["accuracy"] == 1
+
+
 def test_errors_are_broken_down(batch):
     # Three images: a right hand, a left hand, both; known by their index 0, 1, 2.
     groups = {"sequences": ["one", "two", "one", "never seen"]}
