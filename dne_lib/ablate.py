@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 METRICS = {"mpjpe": "MPJPE", "mpvpe": "MPVPE", "mpvpe_2d": "2D"}
 PROTOCOL = "wrist"  # of the tables; the JSON has all
-FREE = ("train.workers", "train.save_every")  # may change between the calls that make a run
+# May change between the calls that make a run; of the weights it starts from the content counts.
+FREE = ("train.workers", "train.save_every", "train.initial")
 LEVEL = 0.9  # of the interval that decides on a claim
 RULE = (
     "Changes are taken seed by seed, since runs of a seed share data, order and starting weights: "
@@ -87,10 +88,11 @@ class _Job(NamedTuple):
         Raises:
             InputError: see `_finished`.
         """
-        if not _finished(self.config, self.run) or not self.path.exists():
-            return kept.get(self.of)
-        measured = read_json(self.path)
-        return measured if measured["how"] == self.how else None
+        if _finished(self.config, self.run, self.render) and self.path.exists():
+            measured = read_json(self.path)
+            if measured.get("of") == self.of:
+                return measured
+        return kept.get(self.of)
 
 
 def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
     Seeds are the outer loop: one of each variant is there long before three are. Runs finished
     before are skipped, an interrupted one goes on, and one that another process is at is left to
     it: the same call in several processes, one a GPU or a core, shares the work. Results that the
-    output holds, of this plan or of one beside it, are not made again where their runs are gone.
+    output holds, of this plan or of one beside it, are not made again where their runs are gone;
+    those of a plan with `coarse` need the runs of these, for the same ones cannot be made again.
 
     Args:
         path: the plan.
@@ -112,21 +115,27 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
         What PLAN.json holds.
 
     Raises:
-        InputError: see `read_plan` and `train`; a run in the folder is of another configuration.
+        InputError: see `read_plan` and `train`; a run in the folder is of another configuration;
+            the output holds results of the plan as it no longer is.
     """
     plan = read_plan(path)
-    with locked(runs / "start.lock"):
-        if plan.render is not None:
-            synthesize(plan.config({}).data.root, **dataclasses.asdict(plan.render))
-        initial = _coarse(plan, runs)
-    jobs = _jobs(plan, runs, {} if initial is None else {"train.initial": initial})
+    start = {}
+    if plan.coarse:
+        with locked(runs / "start.lock"):
+            _render(plan)
+            start = {"train.initial": _coarse(plan, runs)}
+    jobs = _jobs(plan, runs, start)
     results = _write(plan, jobs, output, path.stem)
+    if all(len(seeds) == len(plan.seeds) for seeds in results["runs"].values()):
+        return results
+    with locked(runs / "start.lock"):
+        _render(plan)
     for job in jobs:
         try:
             with locked(job.run.with_name(f"{job.run.name}.lock"), wait=False):
-                if job.known(_kept(output)) is not None:
+                if job.known(_kept(output, path.stem)) is not None:
                     continue
-                _train_once(job.config, job.run)
+                _train_once(job.config, job.run, plan.render)
                 write_json(job.path, {"how": job.how, "of": job.of, **_measure(job)})
         except Timeout:
             logger.info("%s is another process's", job.run)
@@ -148,37 +157,51 @@ def _jobs(plan: Plan, runs: Path, start: dict[str, Any]) -> list[_Job]:
     return jobs
 
 
-def _kept(output: Path) -> dict[str, dict[str, Any]]:
-    """The results of all plans in a folder, by what they are of (`_Job.of`)."""
-    plans = [read_json(path) for path in sorted(output.glob("*.json"))]
-    runs = [run for plan in plans for seeds in plan["runs"].values() for run in seeds.values()]
+def _render(plan: Plan) -> None:
+    """The data, unless they are there."""
+    if plan.render is not None:
+        synthesize(plan.config({}).data.root, **dataclasses.asdict(plan.render))
+
+
+def _plans(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the plans' files in a folder hold, by the plan's name."""
+    found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    return {name: each for name, each in found.items() if isinstance(each, dict) and "runs" in each}
+
+
+def _kept(output: Path, name: str) -> dict[str, dict[str, Any]]:
+    """The results of all plans in a folder, by what they are of (`_Job.of`); a plan's own first."""
+    plans = _plans(output)
+    own = plans.pop(name, None)
+    found = [*plans.values(), *([own] if own else [])]
+    runs = [run for plan in found for seeds in plan["runs"].values() for run in seeds.values()]
     return {run["of"]: run for run in runs if "of" in run}  # older ones do not say it
 
 
 def _coarse(plan: Plan, runs: Path) -> str | None:
-    """What every variant starts from: the last leg of the coarse stage, or train.initial."""
+    """What every variant starts from: the last leg of the coarse stage."""
     initial = plan.config({}).train.initial
     for i, leg in enumerate(plan.coarse, start=1):
-        fixed = {"train.stage": "coarse", "train.initial": initial, "model.modules": 0}
-        values = {**leg, **fixed}
-        initial = str(_train_once(plan.config(values), runs / f"coarse-{i}"))
+        config = plan.config({**leg, "train.stage": "coarse", "train.initial": initial})
+        initial = str(_train_once(config, runs / f"coarse-{i}", plan.render))
     return initial
 
 
-def _train_once(config: Config, run: Path) -> Path:
+def _train_once(config: Config, run: Path, render: Render | None) -> Path:
     """Train, go on, or do nothing, as the folder needs.
 
     Raises:
         InputError: see `_finished`, `_check_start` and `train`.
     """
-    if _finished(config, run):
+    if _finished(config, run, render):
         return run
     logger.info("training %s", run)
     start = run / "start.json"
     if not start.exists():
         claim_folder(run, "run")
-        write_json(start, {"initial": _digest(config), "origin": origin()})
-    _check_start(start, config)
+        images = {"render": render and dataclasses.asdict(render)}
+        write_json(start, {"initial": _digest(config), **images, "origin": origin()})
+    _check_start(start, config, render)
     train(config, run, resume=(run / "config.json").exists())
     write_json(run / "finished.json", read_json(start))
     # Of dozens of runs only the weights are wanted, a quarter of what resuming takes.
@@ -186,11 +209,11 @@ def _train_once(config: Config, run: Path) -> Path:
     return run
 
 
-def _finished(config: Config, run: Path) -> bool:
+def _finished(config: Config, run: Path, render: Render | None) -> bool:
     """Whether a run has been trained to its end.
 
     Raises:
-        InputError: the run that is there is of another configuration, or of other weights.
+        InputError: the run that is there is of another configuration, other weights or other data.
     """
     path, finished = run / "config.json", run / "finished.json"
     wanted = config_to_dict(config)
@@ -201,17 +224,23 @@ def _finished(config: Config, run: Path) -> bool:
         )
     if not finished.exists():
         return False
-    _check_start(finished, config)
+    _check_start(finished, config, render)
     return True
 
 
-def _check_start(record: Path, config: Config) -> None:
-    """Reject a run that began with other weights.
+def _check_start(record: Path, config: Config, render: Render | None) -> None:
+    """Reject a run that began with other weights, or on other images.
 
     Raises:
-        InputError: names the run and the weights.
+        InputError: names the run and what is other.
     """
-    if read_json(record)["initial"] != _digest(config):
+    began, images = read_json(record), render and dataclasses.asdict(render)
+    if began.get("render", images) != images:
+        raise InputError(
+            f"{record.parent} was trained on data rendered as {began['render']}, the plan has "
+            f"{images}: delete the runs, or choose another folder for them"
+        )
+    if began["initial"] != _digest(config):
         raise InputError(
             f"{record.parent} started from weights that {config.train.initial} no longer holds: "
             "delete the runs, or choose another folder for them"
@@ -363,8 +392,7 @@ def load_ablations(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: there are none, or one cannot be read.
     """
-    found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
-    if not found:
+    if not (found := _plans(folder)):
         raise InputError(f"{folder} has no results of a plan: run `dne ablate` first")
     return found
 
@@ -481,13 +509,24 @@ def results_page(results: dict[str, Any], name: str) -> str:
 
 
 def _write(plan: Plan, jobs: list[_Job], output: Path, name: str) -> dict[str, Any]:
-    """Put what is there by now, whoever made it, into the files of a plan."""
+    """Put what is there by now, whoever made it, into the files of a plan.
+
+    Raises:
+        InputError: there are results in them that would be lost.
+    """
     found: dict[str, dict[str, Any]] = {variant.name: {} for variant in plan.variants}
     with locked(jobs[0].run.with_name("tables.lock")):
-        kept = _kept(output)
+        kept = _kept(output, name)
         for job in jobs:
             if (known := job.known(kept)) is not None:
                 found[job.variant.name][str(job.seed)] = known
+        before = _plans(output).get(name, {"runs": {}})["runs"]
+        lost = sum(len(seeds.keys() - found.get(each, {}).keys()) for each, seeds in before.items())
+        if lost:
+            raise InputError(
+                f"{output / name}.json holds {lost} results of the plan as it no longer is, or of "
+                "other starting weights: move the file away, or choose another output"
+            )
         results = summarise(plan, found)
         write_json(output / f"{name}.json", results)
         write_bytes(output / f"{name}.md", results_page(results, name).encode())

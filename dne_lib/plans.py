@@ -31,8 +31,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from dne_lib.config import Config, Preset, preset
+from dne_lib.data.augment import check_data_config
 from dne_lib.files import InputError
 from dne_lib.model.network import check_model_config
+from dne_lib.train import check_train_config
+from dne_lib.weights import find_weights
 
 Metric = Literal["mpjpe", "mpvpe", "mpvpe_2d"]
 # What can be changed after training: everything else is in the weights or in what they learned.
@@ -110,7 +113,10 @@ class Plan:
 
     def config(self, values: dict[str, Any], seed: int = 0) -> Config:
         """The configuration of a run, with a variant's or a leg's own values."""
-        return override(preset(self.preset), {**self.set, **values, "train.seed": seed})
+        config = override(preset(self.preset), {**self.set, **values, "train.seed": seed})
+        if config.train.stage == "coarse":
+            config.model = dataclasses.replace(config.model, modules=0)
+        return config
 
 
 def read_plan(path: Path) -> Plan:
@@ -155,18 +161,28 @@ def _check(plan: Plan) -> None:
         raise InputError("give at least one variant and one seed, and no seed twice")
     if len(set(slugs)) < len(slugs) or {"", "coarse"} & set(slugs):
         raise InputError("give every variant a name of its own, in letters; coarse is taken")
+    if plan.images is not None and plan.images < 1:
+        raise InputError(f"images is {plan.images}: evaluate at least one")
+    if plan.render is not None and plan.render.test < 1:
+        raise InputError(f"render: test is {plan.render.test}: that is what is evaluated on")
+    if empty := [name for name, table in plan.tables.items() if not table.metrics]:
+        raise InputError(f"tables: {empty[0]} has no metrics")
+    for seed in plan.seeds:
+        check_train_config(plan.config({}, seed).train)
     for leg in plan.coarse:
-        check_model_config(plan.config(leg).model)
+        _check_config(plan.config(leg))
     trained = {variant.name: variant for variant in plan.variants if variant.of is None}
     for variant in plan.variants:
+        if variant.samples < 0:
+            raise InputError(f"{variant.name}: samples is {variant.samples}: 0 takes the means")
         if variant.of is None:
-            check_model_config(plan.config(variant.set).model)
+            _check_config(plan.config(variant.set))
             if variant.samples:
                 raise InputError(f"{variant.name}: samples goes with `of`, the variant to evaluate")
             continue
         if variant.of not in trained:
             raise InputError(f"{variant.name}: of: no variant {variant.of!r} is trained")
-        plan.config({**trained[variant.of].set, **variant.set})
+        _check_config(plan.config({**trained[variant.of].set, **variant.set}))
         if other := [name for name in variant.set if name not in SWITCHES]:
             raise InputError(
                 f"{variant.name}: {other[0]} is settled by training: set {', '.join(SWITCHES)}, or "
@@ -190,6 +206,15 @@ def _check(plan: Plan) -> None:
         _, _, number = stage[1].partition(" ")
         if number and not 1 <= int(number) <= modules[name]:
             raise InputError(f"{where}: {name} has {modules[name]} modules, no {stage[1]}")
+
+
+def _check_config(config: Config) -> None:
+    """What training checks, before the first run of many."""
+    check_model_config(config.model)
+    check_data_config(config.data)
+    check_train_config(config.train)
+    if config.train.initial is not None:
+        find_weights(config.train.initial)
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:

@@ -142,6 +142,51 @@ def test_results_go_on_where_their_runs_are_gone(plan, tmp_path, trained):
     assert after["Baseline"]["0"] != before["Baseline"]["0"]
 
 
+def test_results_that_are_no_longer_of_the_plan_are_not_lost(plan, tmp_path, trained):
+    output = tmp_path / "results"
+    values = yaml.safe_load(plan.read_text())
+    del values["coarse"]
+    plan.write_text(yaml.safe_dump(values))
+    ablate(plan, tmp_path / "here", output)
+    before = (output / "plan.json").read_bytes()
+    (output / "package.json").write_text("[]")  # not ours
+    values["set"]["train.steps"] = 3
+    plan.write_text(yaml.safe_dump(values))
+    trained.clear()
+    with pytest.raises(InputError, match=r"plan\.json holds 6 results of the plan as it no longer"):
+        ablate(plan, tmp_path / "there", output)
+    assert not trained
+    assert (output / "plan.json").read_bytes() == before
+    assert list(load_ablations(output)) == ["plan"]
+
+
+def test_a_run_belongs_to_the_data_it_was_trained_on(plan, tmp_path, builtin_data):
+    recipe = json.loads((builtin_data / "recipe.json").read_text())
+    render = {name: recipe[name] for name in ("train", "test", "val", "seed")}
+    values = yaml.safe_load(plan.read_text()) | {"seeds": [0], "render": render}
+    plan.write_text(yaml.safe_dump(values))
+    runs = tmp_path / "runs"
+    ablate(plan, runs, tmp_path / "results")
+    for record in ("start.json", "finished.json"):
+        path = runs / "baseline-0" / record
+        began = json.loads(path.read_text())
+        assert began["render"] == {**render, "varied": False}
+        began["render"]["seed"] = 99
+        path.write_text(json.dumps(began))
+    with pytest.raises(InputError, match=r"baseline-0 was trained on data rendered as .*99"):
+        ablate(plan, runs, tmp_path / "results")
+
+
+def test_a_variant_of_the_coarse_stage_alone(plan, tmp_path, trained):
+    values = yaml.safe_load(plan.read_text())
+    values["variants"][1]["set"] = {"train.stage": "coarse"}
+    plan.write_text(yaml.safe_dump(values | {"seeds": [0]}))
+    for _ in range(2):
+        results = ablate(plan, tmp_path / "runs", tmp_path / "results")
+    assert list(results["runs"]["Baseline"]["0"]["stages"]) == ["coarse"]
+    assert [name for name, _ in trained] == ["coarse-1", "full-dne-0", "baseline-0"]
+
+
 def test_an_interrupted_plan_goes_on(plan, tmp_path, trained, monkeypatch):
     runs, output = tmp_path / "runs", tmp_path / "results"
     build, loss, losses = training._build, training.total_loss, []
