@@ -128,7 +128,7 @@ def describe_split(root: Path, split: str, hands: HandModel) -> Iterator[str]:
         yield "  annotated by humans: no list, which only data.annotation H and M need"
     if packed is not None:
         yield f"  images: all there, in {len(packed.names)} tar files"
-    elif len((missing := missing_images(index, image_folder(root, split))).rows):
+    elif len((missing := missing_images(index, image_folder(root, split), anew=True)).rows):
         gone = len(missing.rows)
         there = len(index.file_name) - gone
         yield f"  images: {there:,} there, {gone:,} MISSING: {missing.where()}"

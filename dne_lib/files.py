@@ -83,7 +83,9 @@ def claim_folder(path: Path, kind: str, of: str = "") -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: give a folder for the {kind}")
     try:
-        foreign = path.is_dir() and not marker.exists() and any(path.iterdir())
+        # Another process may be at the same; what it is writing has such a name until it is whole.
+        others = () if marker.exists() or not path.is_dir() else path.iterdir()
+        foreign = any(not other.name.startswith(f".{marker.name}.") for other in others)
         before = marker.read_text() if marker.exists() else ""
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): choose another folder") from None

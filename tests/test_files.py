@@ -25,6 +25,15 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         claim_folder(tmp_path, "check")
 
 
+def test_what_another_process_is_writing_is_no_other_file(tmp_path):
+    (tmp_path / "..dne-check.x1y2").touch()
+    claim_folder(tmp_path, "check")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "..dne-run.x1y2").touch()
+    with pytest.raises(InputError, match="no check of ours"):
+        claim_folder(tmp_path / "other", "check")
+
+
 def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -183,14 +183,15 @@ def content_digest(index: Index) -> str:
     return _digest(*(np.ascontiguousarray(array).data for array in arrays))
 
 
-def missing_images(index: Index, images: Path) -> Missing:
+def missing_images(index: Index, images: Path, anew: bool = False) -> Missing:
     """Look which images are there; again only after a folder of folders, or one with gaps, changed.
 
     Args:
         images: the folder of the split's images.
+        anew: look in any case, for images may also go where none was missing.
     """
     files = _candidates(index.folder / "missing.json")
-    for file in files:
+    for file in files if not anew else ():
         with suppress(InputError):
             stored = read_json(file)
             if all(_changed(images / name) == at for name, at in stored["watched"].items()):
@@ -632,7 +633,12 @@ def _fits(mano: dict, capture: str, frame: str, where: str) -> tuple:
     """Both hands' fitted flag, pose, betas and translation; zeros for a hand without."""
     fitted = np.zeros(2, bool)
     values = [np.zeros((2, n), np.float32) for n in (48, 10, 3)]
-    record = (mano.get(capture) or {}).get(frame) or {}
+    record, place = mano, where
+    for name, key in (("capture", capture), ("frame", frame)):
+        record = record.get(key) or {}
+        place = f"{place} {name} {key}"
+        if not isinstance(record, dict):
+            raise InputError(f"{place} is no record: correct or remove the label")
     for side, hand in enumerate(HANDS):
         if record.get(hand) is None:
             continue
@@ -654,6 +660,8 @@ def _joints(joints: dict, capture: str, frame: str, where: str) -> tuple[np.ndar
     world, valid = _fields(record, ("world_coord", "joint_valid"), where)
     valid = _numbers(valid, 2 * JOINTS, f"{where}, joint_valid") > 0
     points = np.zeros((2 * JOINTS, 3), np.float32)
+    if not isinstance(world, list):
+        raise InputError(f"{where}, world_coord is no list: correct or remove the label")
     known = [p for p, v in zip(world, valid, strict=False) if v]
     points[valid] = _numbers(known, (int(valid.sum()), 3), f"{where}, world_coord")
     return points, valid

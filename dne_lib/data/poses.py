@@ -71,6 +71,7 @@ _PALM_RADIUS = 0.15
 # Where a metacarpal's capsule starts and ends on the way from wrist to knuckle: nearer to the
 # knuckle than this it would reach, in a short finger, into that finger's own middle phalanx.
 _PALM_START, _PALM_END = 0.1, 0.75
+CANDIDATES, TRIES = 8, 8  # poses tested at once, and how often, before giving up
 
 
 class Anatomy(NamedTuple):
@@ -296,19 +297,17 @@ def sample_angles(
     return np.clip(angles, LIMITS[..., 0], LIMITS[..., 1])
 
 
-def sample_pose(
-    rng: np.random.Generator, hand: Anatomy, batch: int = 8, tries: int = 8
-) -> Float[np.ndarray, "16 3 3"]:
+def sample_pose(rng: np.random.Generator, hand: Anatomy) -> Float[np.ndarray, "16 3 3"]:
     """A random natural pose of the right hand whose fingers do not pass through each other.
+
+    Where none is found in `TRIES` it is the relaxed hand, which is open whatever the shape.
 
     Args:
         rng: the only source of randomness.
         hand: from `anatomy`.
-        batch: candidates tested at once.
-        tries: batches before the relaxed hand is taken, which is open whatever the shape.
     """
-    for _ in range(tries):
-        rotations = rotations_from_angles(sample_angles(rng, batch), hand)
+    for _ in range(TRIES):
+        rotations = rotations_from_angles(sample_angles(rng, CANDIDATES), hand)
         good = np.flatnonzero(self_penetration(pose_joints(rotations, hand.joints)) <= 0)
         if len(good):
             return rotations[good[0]]

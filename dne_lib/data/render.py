@@ -23,6 +23,7 @@ GAMMA = 2.2
 SHADOW_RAYS = 7  # per light and sample in half-shadow
 PROBES = 3  # per light and sample elsewhere
 AMBIENT_RAYS = 12  # per vertex
+STEP = 0.004  # metres; more between neighbouring pixels is an edge
 # Light to dark, display values; neighbours are about equally far apart to the eye.
 SKIN_TONES = np.array(
     [
@@ -629,13 +630,11 @@ def tone(radiance: Float[np.ndarray, "sample 3"]) -> Float[np.ndarray, "sample 3
     return np.clip(1.25 * rolled, 0, 1) ** (1 / GAMMA)
 
 
-def depth_edges(
-    depth: Float[np.ndarray, "height width"], jump: float = 0.004
-) -> Bool[np.ndarray, "height width"]:
+def depth_edges(depth: Float[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
     """Pixels beside a silhouette or a step in depth (metres): those that need finer samples."""
     edge = np.zeros(depth.shape, bool)
-    down = np.abs(depth[1:] - depth[:-1]) > jump
-    across = np.abs(depth[:, 1:] - depth[:, :-1]) > jump
+    down = np.abs(depth[1:] - depth[:-1]) > STEP
+    across = np.abs(depth[:, 1:] - depth[:, :-1]) > STEP
     edge[1:] |= down
     edge[:-1] |= down
     edge[:, 1:] |= across

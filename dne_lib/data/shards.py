@@ -79,9 +79,13 @@ class Shards:
     def __init__(self, root: Path, split: str):
         self.folder = root / split
         self.record = read_json(self.folder / DONE)
+        if not isinstance(self.record, dict):
+            raise InputError(f"{self.folder / DONE} is damaged: copy or export it again")
         if self.record.get("version") != VERSION:
             raise InputError(f"{root} was exported by another version of dne_lib: export it again")
-        sizes = self.record.pop("shards")
+        sizes = self.record.pop("shards", None)
+        if not isinstance(sizes, dict):
+            raise InputError(f"{self.folder / DONE} is damaged: copy or export it again")
         self.names: list[str] = list(sizes)
         for name, size in sizes.items():
             path = self.folder / name
@@ -165,6 +169,10 @@ def export(
         "every": data.every,
         "shard_images": shard_images,
     }
+    # The recipe stands beside the splits and is of all of them.
+    for done in output.glob(f"*/{DONE}"):
+        if read_json(done)["recipe"] != record["recipe"]:
+            raise InputError(f"{done.parent} is of other data than {root}: choose another folder")
     begun = folder / BEGUN
     same = begun.is_file() and read_json(begun) == record
     if not same and folder.is_dir() and any(folder.iterdir()):

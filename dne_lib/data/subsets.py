@@ -75,7 +75,7 @@ def by_humans(index: Index, root: Path, split: str) -> Bool[np.ndarray, "image"]
         )
     try:
         numbers = np.array(path.read_bytes().split(), np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(f"{path} is not a list of numbers: download it again") from None
     return np.isin(index.annotation, numbers)
 
@@ -85,11 +85,17 @@ def is_builtin(root: Path) -> bool:
     return (root / "recipe.json").is_file()
 
 
+def is_varied(root: Path) -> bool:
+    """Whether it was made by `dne synthesize --varied`."""
+    return is_builtin(root) and "varied" in read_json(root / "recipe.json")
+
+
 def release(root: Path, index: Index) -> str:
     """Which data these are, as far as the files tell."""
     if is_builtin(root):
         recipe = read_json(root / "recipe.json")
-        return f"built-in data, version {recipe.get('version')}, seed {recipe.get('seed')}"
+        name = "varied built-in data" if is_varied(root) else "built-in data"
+        return f"{name}, version {recipe.get('version')}, seed {recipe.get('seed')}"
     steps = frame_steps(index)
     if not steps.any():
         return "InterHand2.6M, frame rate unknown"

@@ -101,7 +101,7 @@ def synthesize(
     Args:
         root: folder of the tree: new, empty, or made by an earlier call with the same numbers.
         train, test, val: numbers of images.
-        seed: any natural number.
+        seed: below 2^63.
         workers: processes; None is one for each core, 1 stays in this process.
         progress: show progress bars.
         varied: pictures as photographs are, on arms, with things, in rooms, through a lens
@@ -112,10 +112,10 @@ def synthesize(
             disk is full.
     """
     counts = {"train": train, "val": val, "test": test}
-    if min(*counts.values(), seed) < 0 or (workers is not None and workers < 1):
+    if min(*counts.values(), seed) < 0 or seed >= 2**63 or (workers is not None and workers < 1):
         raise InputError(
-            f"{counts}, seed {seed}, workers {workers}: counts and seed cannot be negative, "
-            "and there must be a worker"
+            f"{counts}, seed {seed}, workers {workers}: counts and seed cannot be negative, the "
+            "seed not 2^63 or more, and there must be a worker"
         )
     claim_folder(root, "dataset")
     recipe = {"version": VERSION, "hand": _hand_digest(), "seed": seed, **counts}

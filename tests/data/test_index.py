@@ -436,6 +436,24 @@ def test_bad_labels_are_named(tree, change, words):
     assert not home(tree).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("MANO_NeuralAnnot", lambda v: v.update({"0": [1]}), "capture 0 is no record"),
+        ("MANO_NeuralAnnot", lambda v: v["0"].update({"3": [1]}), "capture 0 frame 3 is no record"),
+        (
+            "joint_3d",
+            lambda v: v["0"]["3"].update(world_coord=None),
+            "capture 0, frame 3, world_coord is no list",
+        ),
+    ],
+)
+def test_bad_labels_of_hands_are_named(tree, name, change, words):
+    edit(tree, name, change)
+    with pytest.raises(InputError, match=rf"{name}\.json.*{words}"):
+        read_index(tree, "train")
+
+
 def test_a_capture_without_fits_has_none(tree):
     edit(tree, "MANO_NeuralAnnot", lambda v: v.update({"0": None}))
     assert not read_index(tree, "train").fitted.any()

@@ -16,6 +16,7 @@ from dne_lib.config import Config, DataConfig, LossConfig, TrainConfig
 from dne_lib.data import index as index_module
 from dne_lib.data import shards as module
 from dne_lib.data.shards import export
+from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.mano import INTERHAND_TO_JOINTS
 from dne_lib.train import train
@@ -222,6 +223,11 @@ def halve(path: Path) -> None:
             lambda p: (p / "train" / "shards.json").write_text('{"version": 0}'),
             r"exported by another version",
         ),
+        (lambda p: (p / "train" / "shards.json").write_text("[]"), r"shards\.json is damaged"),
+        (
+            lambda p: (p / "train" / "shards.json").write_text(f'{{"version": {module.VERSION}}}'),
+            r"shards\.json is damaged",
+        ),
     ],
 )
 def test_damaged_exports_are_named(packed, spoil, words):
@@ -249,6 +255,15 @@ def test_nothing_is_overwritten(drawn, packed, tmp_path):
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(InputError, match="choose another folder"):
         export(root, "train", tmp_path / "mine", DataConfig())
+
+
+def test_splits_of_other_data_are_not_put_beside_each_other(packed, tmp_path):
+    """What made the data is said once, for all of them."""
+    other = tmp_path / "other"
+    synthesize(other, train=0, test=2, seed=99, workers=1, progress=False)
+    with pytest.raises(InputError, match=r"train is of other data than .*other: choose another"):
+        export(other, "test", packed, DataConfig())
+    assert not (packed / "test").exists()
 
 
 def content(folder: Path) -> dict[str, bytes]:

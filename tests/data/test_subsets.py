@@ -66,6 +66,9 @@ def test_without_its_list_a_subset_is_refused(tree):
         with pytest.raises(InputError, match=r"put aid_human_annot_train\.txt.*InterWild"):
             chosen(index, tree, "train", DataConfig(annotation=annotation))
     assert not by_humans(index, tree, "val").any()  # humans annotated none of it
+    (tree / "aid_human_annot_train.txt").write_text(f"{2**70}")
+    with pytest.raises(InputError, match="not a list of numbers"):
+        by_humans(index, tree, "train")
     (tree / "aid_human_annot_train.txt").write_text("<html>")
     with pytest.raises(InputError, match="not a list of numbers"):
         dataset(tree, annotation="H")

@@ -10,8 +10,10 @@ from PIL import Image
 
 from dne_lib.data import synthesize as module
 from dne_lib.data import variation
+from dne_lib.data.index import read_index
 from dne_lib.data.props import HIDDEN
 from dne_lib.data.render import GAMMA, Camera, Cuff, Layer, Light, sample_skin
+from dne_lib.data.subsets import release
 from dne_lib.data.synthesize import synthesize
 from dne_lib.data.variation import (
     blur,
@@ -92,6 +94,8 @@ def test_labels_are_those_of_the_plain_pictures(varied, plain):
     recipe = read_json(varied[0] / "recipe.json")
     assert recipe.pop("varied") == variation.VERSION
     assert recipe == read_json(plain[0] / "recipe.json")
+    plain_name, name = (release(root, read_index(root, "train")) for root in (plain[0], varied[0]))
+    assert name == f"varied {plain_name}"
 
 
 def test_plain_pictures_are_those_of_the_studio(plain):
