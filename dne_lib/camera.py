@@ -34,7 +34,8 @@ def ridge_camera(
 ) -> Float[Tensor, "*#batch 2 2"]:
     """The orthographic camera that best maps vertices to image points (Eq. 6-7).
 
-    The paper's V has no column of ones, so its closed form holds no translation; here each image
+    Eq. 6 is printed with the wrong sign of t (lesson 8): meant is |u - (s v + t)|². The paper's V
+    has no column of ones, so its closed form holds no translation; here each image
     axis is its own two-parameter ridge regression on A = [v, 1]: c = (AᵀA + ξI)⁻¹Aᵀu.
 
     Args:

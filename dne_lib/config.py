@@ -28,7 +28,7 @@ class ModelConfig:
 
     backbone: Literal["resnet18", "resnet50"] = "resnet50"  # paper: ResNet-50
     stages: int = 4  # residual stages kept; 3 drops the one that holds most of the weights
-    pretrained: bool = True  # start the encoder from torchvision's ImageNet weights
+    pretrained: bool = True  # start the encoder from torchvision's ImageNet weights; open
     image_size: int = 256  # input pixels; paper: 256
     feature_size: int = 64  # H = W of F and of the auxiliary maps; open: IntagHand's heat maps
     channels: int = 256  # C of F; open
@@ -51,8 +51,10 @@ class ModelConfig:
     delta: float = 0.01  # Eq. 2: its floor, hand units (1 mm) or NDC (1.3 px at 256); open
     ridge: float = 1e-2  # xi of Eq. 6; larger shrinks the scale, smaller is unstable; open
     voxel_grid: int = 16  # cells along each axis of the voxel grid (Fig. 2); open
-    vertex_embedding: int = 24  # learned features that tell phi which vertex it moves; 0: none
-    vertex_coordinates: bool = True  # give phi the vertex's current place too; the paper does not
+    vertex_embedding: int = 24  # learned features: which vertex phi and varphi look at; 0: none
+    # Give phi and varphi the vertex, its projection, its image point and the step between them too,
+    # and varphi the features at that point; the paper does not.
+    vertex_coordinates: bool = True
 
 
 @dataclass
@@ -98,17 +100,17 @@ class TrainConfig:
     """One stage of training."""
 
     stage: Literal["coarse", "full"] = "full"  # the baseline alone, or everything end to end
-    # Weights to start from: a run folder, a .safetensors file, shipped or shipped-coarse. None:
+    # Weights to start from: a run folder, a .safetensors file, shipped[-coarse|-varied]. None:
     # scratch, but `dne train --preset tiny` begins its full stage with shipped-coarse.
     initial: str | None = None
     steps: int = 340_000  # optimiser steps; paper: 30 epochs of 1.36 M images in batches of 120
-    batch_size: int = 120  # paper
-    learning_rate: float = 1e-3  # paper
+    batch_size: int = 120  # images a step, of all processes together; paper: 120
+    learning_rate: float = 1e-3  # paper: 1e-3
     schedule: Literal["paper", "cosine"] = "paper"  # halved every epoch to 1e-6, or cosine to 0
-    warmup: int = 500  # steps of linear warm-up; the cosine schedule only
+    warmup: int = 500  # steps of linear warm-up, with the cosine only; the paper has none
     initial_rate: float = 1.0  # learning rate of the parts loaded from `initial`, relative
     weight_decay: float = 1e-4  # AdamW's; the paper has Adam and says nothing of decay
-    clip: float = 1.0  # largest gradient norm
+    clip: float = 1.0  # largest gradient norm; the paper has no such bound
     precision: Literal["no", "bf16"] = "bf16"
     workers: int = 8  # data-loading processes
     save_every: int = 1000  # steps between checkpoints
