@@ -21,6 +21,7 @@ from dne_lib.config import Config, DataConfig, Preset, maps_first, preset, whole
 from dne_lib.data.index import FILES
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.shards import export
+from dne_lib.data.subsets import is_varied
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import (
     HEADER,
@@ -32,18 +33,19 @@ from dne_lib.evaluate import (
     summary,
     table_rows,
 )
-from dne_lib.files import InputError
+from dne_lib.files import InputError, claim_folder
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
 from dne_lib.train import train
 from dne_lib.uncertainty import calibrate
-from dne_lib.weights import SHIPPED, load_network, save_calibration
+from dne_lib.weights import SHIPPED, find_weights, load_network, save_calibration
 
 logger = logging.getLogger(__name__)
 
 # What `dne train` renders where there is no data yet: some four minutes on two cores.
 TRAIN_IMAGES, TEST_IMAGES = 4000, 400
+VARIED_DATA = Path("data/varied")  # of README's commands
 EVALUATED = 2000  # images at the end of `dne train`; `dne evaluate` takes them all
 COARSE_STEPS = {"tiny": 30_000, "small": 8_000, "paper": 340_000}  # a million images or more
 # With hands turned at will a network that knows nothing does not learn which hand is the right
@@ -81,9 +83,10 @@ class Synthesize:
 class Train(Config):
     """Train, then evaluate on the split test and print the errors of every stage.
 
-    The preset tiny renders the built-in data if it is not there yet, and trains the dual-noise
-    modules on the coarse network that comes with the package. The others have no such weights:
-    they train the coarse network first, unless --train.initial says where to start.
+    Without --data.root the built-in data are rendered, unless they are there. The preset tiny
+    trains the dual-noise modules on the coarse network that comes with the package. The others
+    have no such weights: they train the coarse network first, unless --train.initial says where to
+    start.
     """
 
     preset: Preset = "tiny"  # defaults of all that follows
@@ -100,10 +103,13 @@ class Train(Config):
         config = Config(self.model, self.data, self.loss, self.train)
         # One of several where accelerate launched us, on CPUs if it was told so.
         process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        limit = None
         if process.is_main_process:
             render_missing(config.data.root)
             # What is needed at the end, so that nothing turns out to be missing days later.
-            InterHand(config.data.root, "test", config.model, whole(config.data), augment=False)
+            data = whole(config.data)
+            test = InterHand(data.root, "test", config.model, data, augment=False)
+            limit = EVALUATED if len(test) > EVALUATED else None
         output = self.output or run_folder(Path("runs"), self.preset, self.resume)
         (output,) = broadcast_object_list([output])  # waits for the data, and agrees on a folder
         if self.resume and not output.exists():
@@ -114,7 +120,8 @@ class Train(Config):
             return
         network, config = network_for(str(run))
         config.data.root = self.data.root
-        results = report(network, config, run / "evaluation-test", limit=EVALUATED, name=str(run))
+        output = run / Evaluate(str(run), limit=limit).name
+        results = report(network, config, output, limit=limit, name=str(run))
         print(comparison(results, config, run))
 
     @property
@@ -164,15 +171,16 @@ class Train(Config):
 class Evaluate:
     """Measure a network: a table, metrics.json, pictures of meshes and maps."""
 
-    network: Positional[str]  # a run folder, a .safetensors file, shipped or shipped-coarse
-    data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
+    network: Positional[str]  # a run folder, a .safetensors file, or shipped[-coarse|-varied]
+    # An InterHand2.6M tree; default: its own, or of shipped ones data/builtin or data/varied.
+    data: Path | None = None
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
     split: Literal["train", "val", "test"] = "test"
     annotation: Literal["H", "M", "H+M"] = "H+M"  # images annotated by humans, by a machine, all
     every: int = 1  # take each n-th frame of a sequence: 6 makes 5 fps of the 30 fps release
     max_fit_error: float | None = None  # mm; leave out hands whose MANO fit is off by more
     limit: int | None = None  # number of images, evenly spaced; default: all
-    output: Path | None = None  # default: in the run folder, named after the options
+    output: Path | None = None  # default: in the run folder (other weights: runs/NAME)
     markdown: bool = False  # print the tables as Markdown
 
     def run(self) -> None:
@@ -188,9 +196,7 @@ class Evaluate:
             every=self.every,
             max_fit_error=self.max_fit_error,
         )
-        folder = Path(self.network)
-        folder = folder if folder.is_dir() else Path("runs") / folder.stem
-        output = self.output or folder / self.name
+        output = self.output or evaluations(self.network) / self.name
         results = report(network, config, output, self.split, self.limit, name=self.network)
         print(summary(results, markdown=self.markdown))
         print("\n" + protocol_summary(results, self.markdown))
@@ -214,8 +220,9 @@ class Calibrate:
     on. To render some: dne synthesize FOLDER --train 0 --test 0 --val 500
     """
 
-    network: Positional[str]  # a run folder, a .safetensors file, or shipped
-    data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
+    network: Positional[str]  # a run folder, a .safetensors file, or shipped[-varied]
+    # An InterHand2.6M tree; default: its own, or of shipped ones data/builtin or data/varied.
+    data: Path | None = None
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
     limit: int | None = 1000  # number of images, evenly spaced
 
@@ -240,7 +247,7 @@ class Predict:
 
     image: Positional[Path]  # JPEG or PNG
     box: str | None = None  # x,y,w,h in pixels around the hands; default: find them
-    network: str = "shipped"  # a run folder, a .safetensors file, or shipped
+    network: str = "shipped-varied"  # a run folder, a .safetensors file, or shipped
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
     output: Path | None = None  # default: predictions/NAME-OF-IMAGE
 
@@ -315,14 +322,29 @@ def network_for(source: str, mano: Path | None = None) -> tuple[DualNoiseNetwork
     """A network on this machine's device, and its configuration with all of its data.
 
     Args:
-        source: see `weights.find_weights`.
+        source: see `weights.find_weights`. What is shipped was trained on other machines: its data
+            are those of `make train`, or in VARIED_DATA.
         mano: folder of MANO's files; None: the hand model it was trained with.
     """
     network, config = load_network(source, mano)
     config.data = whole(config.data)
     if source in SHIPPED:
-        config.data.root = DataConfig().root
+        config.data.root = VARIED_DATA if source == "shipped-varied" else DataConfig().root
     return network.to(default_device()), config
+
+
+def evaluations(source: str) -> Path:
+    """The folder of a network's evaluations: that of its run, or else one in runs/ of its own.
+
+    Raises:
+        InputError: there is no such network, or the folder is another network's.
+    """
+    weights = find_weights(source)
+    if (weights.parent / "config.json").exists():
+        return weights.parent
+    name, of = (source, source) if source in SHIPPED else (weights.stem, str(weights.resolve()))
+    claim_folder(Path("runs") / name, "evaluations", of)
+    return Path("runs") / name
 
 
 def render_missing(root: Path) -> None:
@@ -354,13 +376,17 @@ def run_folder(parent: Path, name: str, resume: bool) -> Path:
 
 
 def comparison(results: dict, config: Config, run: Path) -> str:
-    """The table of a run, with a row of the shipped full network where it can be compared."""
+    """The table of a run, with a row of the shipped full network where it can be compared.
+
+    On varied images that is the one that was trained on such.
+    """
     rows = [*table_rows(results), floor_row(results)]
-    if config.data.mano is None and SHIPPED["shipped"].exists():
-        network, shipped = network_for("shipped")
+    name = "shipped-varied" if is_varied(config.data.root) else "shipped"
+    if config.data.mano is None and SHIPPED[name].exists():
+        network, shipped = network_for(name)
         shipped.data.root = config.data.root
         output = run / "evaluation-test-shipped"
-        results_shipped = report(network, shipped, output, limit=EVALUATED, name="shipped")
+        results_shipped = report(network, shipped, output, limit=EVALUATED, name=name)
         rows += table_rows(results_shipped, prefix="shipped network, ", last=True)
     counts = summary(results).split("\n\n")[1]
     return format_table(HEADER, rows) + "\n\n" + counts
@@ -387,7 +413,8 @@ def commands(name: Preset):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake in what was given is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dne_lib").setLevel(logging.INFO)  # others' would break the progress bars
     # The preset decides the defaults of every other option, so it is read before them.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="tiny")

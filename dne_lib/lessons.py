@@ -22,13 +22,16 @@ class Coarse(NamedTuple):
     camera: Float[Tensor, "hand 2 2"]  # rows x, y; columns scale, translation
 
 
-def few_samples(count: int = 8, seed: int = 1, image_size: int = 256) -> list[dict[str, Tensor]]:
+def few_samples(
+    count: int = 8, seed: int = 1, image_size: int = 256, varied: bool = False
+) -> list[dict[str, Tensor]]:
     """Render a few built-in images and read them as the network would, about a second for eight.
 
     Args:
         count: images; about half show two hands.
         seed: of the hands, lights and cameras.
         image_size: side of the crops, pixels; the maps are a quarter of it.
+        varied: as photographs are, or a plain studio; the same hands.
 
     Returns:
         Samples as described in `InterHand`, not augmented.
@@ -39,7 +42,7 @@ def few_samples(count: int = 8, seed: int = 1, image_size: int = 256) -> list[di
     config = ModelConfig(image_size=image_size, feature_size=image_size // 4)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "lesson"
-        synthesize(root, train=count, test=0, seed=seed, workers=1, progress=False)
+        synthesize(root, train=count, test=0, seed=seed, workers=1, progress=False, varied=varied)
         data = InterHand(root, "train", config, DataConfig(root=root), augment=False)
         return [data[i] for i in range(len(data))]
 

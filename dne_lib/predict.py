@@ -9,6 +9,7 @@ import torch
 import trimesh
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageOps
+from scipy.ndimage import label
 from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 
@@ -32,9 +33,12 @@ from dne_lib.uncertainty import as_trained, radius, refined_way
 # it; stray pixels of the part map stay well below 1 %.
 PRESENT = 0.01
 SOUGHT = 0.0025  # the same while looking for hands in a whole image, where they are smaller
+SPECK = 0.1  # of the largest piece
 # Parts of one hand are now and then taken for the other's, up to some tenth of the hand. A real
 # second hand fills less only where the first hides nearly all of it.
 BESIDE = 0.1
+
+DEEP = ("I", "F")  # Pillow's modes of such images, which it would clip to 8 bits, not scale
 
 Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
 
@@ -67,10 +71,12 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """Decode an image as RGB, turned as its EXIF orientation says.
 
     Raises:
-        InputError: the file is missing, no image, or truncated.
+        InputError: the file is missing, no image, truncated, or grey of more than 8 bits.
     """
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
+            if image.mode.startswith(DEEP):
+                raise InputError(f"{path} has more than 8 bits a pixel: save it with 8")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Image.UnidentifiedImageError:
         raise InputError(f"{path} is not an image: give a JPEG or PNG") from None
@@ -110,27 +116,30 @@ def check_box(box: Box, image: UInt8[np.ndarray, "height width 3"]) -> None:
         )
 
 
-def hands_present(
-    parts: Int[np.ndarray, "S S"], share: float = PRESENT
-) -> Bool[np.ndarray, "hand"]:
-    """Right and left: whether its parts fill so much of the map, and enough beside the other's."""
+def hands_present(parts: Int[np.ndarray, "S S"]) -> Bool[np.ndarray, "hand"]:
+    """Right and left: whether its parts fill enough of the map, and enough beside the other's."""
     hands = [((parts > 16 * hand) & (parts <= 16 * (hand + 1))).mean() for hand in (0, 1)]
     shares = np.array(hands)
-    return shares >= max(share, BESIDE * shares.max())
+    return shares >= max(PRESENT, BESIDE * shares.max())
 
 
 def find_hands(
     parts: Int[np.ndarray, "S S"], crop: Float[np.ndarray, "2 3"], size: int
 ) -> Box | None:
-    """The box around the parts of the hands, in pixels of the image; None where there are none.
+    """The box around what parts of hands hang together, in pixels of the image; None without any.
+
+    Specks are left out: one of them would make the box as large as the image. Pieces of a hand that
+    the other one, or a thing, cuts in two are not as small as that.
 
     Args:
         parts: part map of the crop.
         crop: from pixels of the image to those of the crop, `size` wide.
     """
-    hand = np.where(parts == 0, -1, (parts - 1) // 16)
-    present = hands_present(parts, SOUGHT)
-    rows, columns = np.nonzero((hand >= 0) & present[hand])
+    pieces, count = label(parts > 0, structure=np.ones((3, 3)))
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)
+    areas[0] = 0  # the background
+    kept = areas >= max(SOUGHT * parts.size, SPECK * areas.max())
+    rows, columns = np.nonzero(kept[pieces])
     if not len(rows):
         return None
     cell = size / len(parts)

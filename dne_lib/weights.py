@@ -20,6 +20,7 @@ WEIGHTS = "model.safetensors"
 SHIPPED = {
     "shipped": ASSETS / "tiny.safetensors",
     "shipped-coarse": ASSETS / "tiny_coarse.safetensors",
+    "shipped-varied": ASSETS / "tiny_varied.safetensors",
 }
 OPTIONAL_PARTS = ("regressor", "refiners")  # of the network: weights may come without them
 
@@ -82,7 +83,7 @@ def read_calibration(source: str | Path) -> dict[str, Calibration]:
 
 
 def find_weights(source: str | Path) -> Path:
-    """The file behind a run folder, a `.safetensors` file, "shipped" or "shipped-coarse".
+    """The file behind a run folder, a `.safetensors` file, or one of `SHIPPED`.
 
     Raises:
         InputError: there is none.
@@ -151,16 +152,18 @@ def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNois
     return network.eval(), config
 
 
-def load_pretrained(mano: Path | None = None) -> DualNoiseNetwork:
-    """The network that comes with the package, in evaluation mode; assets/MODEL_CARD.md has more.
+def load_pretrained(*, varied: bool = False, mano: Path | None = None) -> DualNoiseNetwork:
+    """A network that comes with the package, in evaluation mode; assets/MODEL_CARD.md has more.
 
     Args:
+        varied: the one that went on with varied images (`synthesize(varied=True)`), for
+            photographs; otherwise that of the studio images, of the lessons and of `dne train`.
         mano: folder of the licensed MANO files; None: the built-in hand.
 
     Raises:
         InputError: see `load_network`.
     """
-    return load_network("shipped", mano)[0]
+    return load_network("shipped-varied" if varied else "shipped", mano)[0]
 
 
 def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: str) -> list[str]:

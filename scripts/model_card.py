@@ -48,66 +48,90 @@ def failures(metrics: dict[str, Any], stage: str) -> list[list[str]]:
     return [[kind, f"{hands:,}", f"{mm:.1f}", f"{px:.1f}"] for kind, hands, mm, px in rows]
 
 
+def legs_table(*records: dict[str, Any]) -> str:
+    """All runs of a training."""
+    heads = ["run", "image-steps", "pixels", "turned by", "images", "seed"]
+    rows = [leg_row(leg) for record in records for leg in record["legs"]]
+    return format_table(heads, rows, markdown=True)
+
+
+def measured(metrics: dict[str, Any], name: str) -> str:
+    """The errors of the last stage, and where they are largest."""
+    stage = list(metrics["stages"])[-1]
+    errors = metrics["stages"][stage]
+    rows = [
+        [f"{metric.upper()}, {protocol}", *(f"{errors[metric][protocol][k]:.1f} mm" for k in KINDS)]
+        for metric in ("mpjpe", "mpvpe")
+        for protocol in PROTOCOLS
+    ]
+    rows.append(["2D MPVPE at 256", *(f"{errors['mpvpe_2d'][k]:.1f} px" for k in KINDS)])
+    worst = ["sequences", "hands", "MPVPE, mm", "2D, px"]
+    return f"""On {metrics["images"]["All"]:,} images of subjects that were not trained on
+(`dne evaluate {name} --data {metrics["data"]} --split {metrics["split"]}`; {metrics["data"]}:
+{metrics["images_of"]["release"]}; SH: one hand, IH: two; protocols as in `dne_lib/metrics.py`):
+
+{format_table([stage, *KINDS], rows, markdown=True)}
+
+By kind of sequence, the worst first:
+
+{format_table(worst, failures(metrics, stage), markdown=True)}"""
+
+
 def card(results: Path) -> str:
     """The card's text.
 
     Args:
         results: the folder of `ship_weights.py`'s records.
     """
-    coarse, full = (read_json(results / name / "record.json") for name in ("tiny_coarse", "tiny"))
-    metrics = read_json(results / "tiny" / "metrics.json")
-    stage = list(metrics["stages"])[-1]
-    errors = metrics["stages"][stage]
-    steps = [sum(leg["image_steps"] for leg in record["legs"]) for record in (coarse, full)]
-    legs = format_table(
-        ["run", "image-steps", "pixels", "turned by", "images", "seed"],
-        [leg_row(leg) for record in (coarse, full) for leg in record["legs"]],
-        markdown=True,
-    )
-    tables = [
-        [f"{metric.upper()}, {protocol}", *(f"{errors[metric][protocol][k]:.1f} mm" for k in KINDS)]
-        for metric in ("mpjpe", "mpvpe")
-        for protocol in PROTOCOLS
-    ]
-    tables.append(["2D MPVPE at 256", *(f"{errors['mpvpe_2d'][k]:.1f} px" for k in KINDS)])
-    measured = format_table([stage, *KINDS], tables, markdown=True)
-    worst = format_table(
-        ["sequences", "hands", "MPVPE, mm", "2D, px"], failures(metrics, stage), markdown=True
-    )
+    names = ("tiny_coarse", "tiny", "tiny_varied")
+    coarse, full, varied = (read_json(results / name / "record.json") for name in names)
+    steps = [sum(leg["image_steps"] for leg in each["legs"]) for each in (coarse, full, varied)]
+    studio, photographs = (read_json(results / name / "metrics.json") for name in names[1:])
     return f"""# The weights in this folder
 
-`tiny.safetensors` is the full network of the preset `tiny` (ResNet-18 to its third stage, 128-pixel
-input, M = 3 modules), `tiny_coarse.safetensors` its first stage alone. `dne_lib.load_pretrained()`,
-`dne predict` and the lessons load the first, `make train` starts from the second. This card is
-written by `python scripts/model_card.py` from `results/`.
+Three networks of the preset `tiny` (ResNet-18 to its third stage, 128-pixel input):
+
+- `tiny_coarse.safetensors`, in commands `shipped-coarse`: the first stage, trained alone. `make
+  train` and some of the lessons start from it.
+- `tiny.safetensors`, `shipped`, `dne_lib.load_pretrained()`: all of it, with M = 3 modules; in
+  the other lessons.
+- `tiny_varied.safetensors`, `shipped-varied`, `dne_lib.load_pretrained(varied=True)`: the same,
+  gone on with on varied images; what `dne predict` takes.
+
+The first two know hands in a studio, the data of the lessons. Varied images show them on arms, with
+things, in rooms, through a lens (`dne synthesize --varied`). This card is written by
+`python scripts/model_card.py` from `results/`.
 
 ## Use
 
 To learn, to test code, to start training from. They have seen rendered hands only, of one hand
 model: on photographs they are a demonstration, and no decision should rest on them.
 
-## Training
+## In the studio
 
 {steps[0]:,} image-steps of the coarse stage and {steps[1]:,} of all, on images of the package's own
 (`dne synthesize`), with the paper's augmentations; from random weights, no ImageNet. Device:
-{full["device"]}. Code: commit {full["commit"]} at the end; the configurations and logs of all runs
-are in `results/tiny_coarse` and `results/tiny`.
+{coarse["device"]}, then {full["device"]}. Code: commit {full["commit"]} at the end; the
+configurations and logs of all runs are in `results/tiny_coarse` and `results/tiny`.
 
-{legs}
+{legs_table(coarse, full)}
 
-## Errors
+{measured(studio, "shipped")}
 
-On {metrics["images"]["All"]:,} images of subjects that were not trained on
-(`dne evaluate shipped --data {metrics["data"]} --split {metrics["split"]}`; {metrics["data"]}:
-{metrics["images_of"]["release"]}; SH: one hand, IH: two; protocols as in `dne_lib/metrics.py`):
+## As in photographs
 
-{measured}
+From the full network above, {steps[2]:,} image-steps more, on varied images. Device:
+{varied["device"]}. Code: commit {varied["commit"]}; configurations and logs are in
+`results/tiny_varied`.
 
-They do not compare with figures on InterHand2.6M. By kind of sequence, the worst first:
+{legs_table(varied)}
 
-{worst}
+{measured(photographs, "shipped-varied")}
 
-Nothing keeps two hands from passing through each other, and their distance in depth is a guess.
+## Limits
+
+The figures do not compare with those on InterHand2.6M. Nothing keeps two hands from passing through
+each other, and their distance in depth is a guess.
 
 ## Licence
 

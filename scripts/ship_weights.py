@@ -1,6 +1,6 @@
 """Put a trained network into the package, with the record of how it came.
 
-    python scripts/ship_weights.py shipped-coarse|shipped RUN [RUN ...] --device "two CPU cores"
+    python scripts/ship_weights.py shipped[-coarse|-varied] RUN [RUN ...] --device "two CPU cores"
 
 The runs are the legs of its training, in order; the last one's weights are shipped, at half
 precision, in dne_lib/assets. results/ gets, for each leg, its configuration and every n-th line of
@@ -73,9 +73,8 @@ def main() -> None:
     head = ["git", "rev-parse", "--short", options.commit or "HEAD"]
     commit = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     legs = [leg(run) for run in options.runs]
-    write_json(
-        folder / "record.json", {"commit": commit.strip(), "device": options.device, "legs": legs}
-    )
+    record = {"commit": commit.strip(), "device": options.device, "legs": legs}
+    write_json(folder / "record.json", record)
     for name in ("grid.png", "maps.png"):
         shutil.copy(last / "evaluation-test" / name, folder / name)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")

@@ -1,15 +1,16 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from dne_lib import cli
-from dne_lib.config import preset
-from dne_lib.files import InputError
+from dne_lib.config import Config, preset
+from dne_lib.files import InputError, write_json
 from dne_lib.mano import ASSETS
-from dne_lib.weights import load_network
+from dne_lib.weights import load_network, save_network
 
 SMALL = """
     --model.stages 2 --model.image-size 64 --model.feature-size 16 --model.channels 8
@@ -79,7 +80,7 @@ def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "synthesize", lambda *_, **__: None)
     if line == "train --resume":
-        monkeypatch.setattr(cli, "InterHand", lambda *_, **__: None)
+        monkeypatch.setattr(cli, "InterHand", lambda *_, **__: [])
     assert cli.main(line.split()) == 2
     (written,) = capsys.readouterr().err.strip().splitlines()
     assert written.startswith("dne: error: ")
@@ -166,6 +167,22 @@ def test_an_evaluation_of_other_images_has_a_folder_of_its_own(options, name, ca
     assert calls[0].name == name
 
 
+def test_evaluations_lie_by_the_run_or_in_a_folder_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network, config = load_network("shipped-coarse")
+    for folder in ("runs/mine", "elsewhere"):
+        save_network(network, config, Path(folder) / "model.safetensors")
+    write_json(Path("runs/mine/config.json"), {})
+    for source in ("runs/mine", "runs/mine/model.safetensors"):
+        assert cli.evaluations(source) == Path("runs/mine")
+    assert cli.evaluations("shipped") == Path("runs/shipped")
+    assert cli.evaluations("elsewhere/model.safetensors") == Path("runs/model")
+    assert cli.evaluations("elsewhere/model.safetensors") == Path("runs/model")
+    save_network(network, config, Path("third/model.safetensors"))
+    with pytest.raises(InputError, match=r"holds the evaluations of .*elsewhere/model"):
+        cli.evaluations("third/model.safetensors")
+
+
 def test_a_run_to_resume_must_be_there(builtin_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     line = ["train", "--from-scratch", "--data.root", str(builtin_data), "--output", "typo"]
@@ -181,6 +198,9 @@ def test_what_is_measured_is_never_a_subset(monkeypatch):
     monkeypatch.setattr(cli, "load_network", lambda *_: (network, trained))
     _, config = cli.network_for("run")
     assert config.data == preset("tiny").data
+    trained.data.root = Path("elsewhere")
+    roots = [cli.network_for(name)[1].data.root for name in ("run", "shipped", "shipped-varied")]
+    assert roots == [Path("elsewhere"), Path("data/builtin"), Path("data/varied")]
 
 
 def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
@@ -229,6 +249,20 @@ def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(("recipe", "name"), [({}, "shipped"), ({"varied": 1}, "shipped-varied")])
+def test_a_run_is_held_against_what_was_trained_on_such_images(tmp_path, monkeypatch, recipe, name):
+    write_json(tmp_path / "recipe.json", recipe)
+    asked = []
+    monkeypatch.setattr(cli, "network_for", lambda source: asked.append(source) or (None, Config()))
+    monkeypatch.setattr(cli, "report", lambda *_, **named: asked.append(named["name"]))
+    for function in ("table_rows", "floor_row", "format_table", "summary"):
+        monkeypatch.setattr(cli, function, lambda *_, **__: "\n\n")
+    config = Config()
+    config.data.root = tmp_path
+    cli.comparison({}, config, tmp_path)
+    assert asked == [name, name]
+
+
 def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "TRAIN_IMAGES", 8)
@@ -253,6 +287,8 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     of_all = (run / "evaluation-test" / "metrics.json").read_bytes()
     assert cli.main(["evaluate", str(run), "--limit", "2"]) == 0
     assert "procrustes" in capsys.readouterr().out
+    monkeypatch.setattr(cli, "EVALUATED", 2)
+    assert cli.main([*long_road, "--resume"]) == 0
     assert (run / "evaluation-test" / "metrics.json").read_bytes() == of_all
     metrics = json.loads((run / "evaluation-test-limit-2" / "metrics.json").read_bytes())
     assert metrics["images"]["All"] == 2

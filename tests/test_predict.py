@@ -155,6 +155,31 @@ def test_found_box_is_that_of_the_parts():
     assert find_hands(np.zeros((8, 8), np.int64), crop, 16) is None
 
 
+def test_specks_far_from_the_hands_do_not_widen_the_box():
+    parts, crop = np.zeros((32, 32), np.int64), np.eye(2, 3)
+    parts[10:20, 10:20] = 3
+    hand = find_hands(parts, crop, 32)
+    assert hand == (10, 10, 10, 10)
+    parts[0, :4], parts[31, 31] = 3, 20
+    assert find_hands(parts, crop, 32) == hand
+    # Which hand's they are is not asked: here it may be wrong. Corner to corner is together.
+    parts[20:24, 20:24] = 20
+    assert find_hands(parts, crop, 32) == (10, 10, 14, 14)
+    parts[24:30, 0:4] = 20  # a hand further away
+    assert find_hands(parts, crop, 32) == (0, 10, 24, 20)
+    alone = np.zeros((32, 32), np.int64)
+    alone[5, 5:7] = 1
+    assert find_hands(alone, crop, 32) is None
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_an_image_of_more_than_8_bits_is_refused_not_clipped(mode, tmp_path):
+    path = tmp_path / "deep.tiff"
+    Image.new(mode, (8, 8)).save(path)
+    with pytest.raises(InputError, match=r"deep.tiff has more than 8 bits a pixel"):
+        read_photo(path)
+
+
 def test_files_hold_the_hands(config, photo, tmp_path):
     found = predict(ColourNetwork(), config, photo, BOX)
     halves = np.zeros_like(photo)

@@ -8,7 +8,9 @@ from dne_lib import load_pretrained
 from dne_lib.config import Config, ModelConfig
 from dne_lib.files import InputError
 from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.noise import Calibration
 from dne_lib.weights import find_weights, load_network, load_weights, read_weights, save_network
+from scripts.join_weights import join
 
 MODEL = ModelConfig(
     backbone="resnet18",
@@ -64,6 +66,25 @@ def test_a_full_network_lends_its_coarse_part(tmp_path):
     assert set(load_weights(coarse, state, "here")) == set(coarse.state_dict())
 
 
+def test_a_coarse_network_takes_the_place_of_another_ones(tmp_path):
+    full = DualNoiseNetwork(MODEL)
+    full.calibration = {"SH": Calibration(0.1, 0.01, 3.0)}
+    save_network(full, Config(model=MODEL), tmp_path / "full.safetensors")
+    smaller = dataclasses.replace(MODEL, modules=0, image_size=64, feature_size=16)
+    coarse = DualNoiseNetwork(smaller)
+    save_network(coarse, Config(model=smaller), tmp_path / "coarse.safetensors")
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("coarse", "full")]
+    join(*paths, tmp_path / "joined.safetensors")
+    joined, config = load_network(tmp_path / "joined.safetensors")
+    assert config.model == MODEL
+    assert not joined.calibration
+    modules = {k: v for k, v in full.state_dict().items() if k.startswith("refiners.")}
+    expected = coarse.state_dict() | modules
+    assert joined.state_dict().keys() == expected.keys()
+    for name, value in joined.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_files_that_hold_no_weights(tmp_path):
     with pytest.raises(InputError, match="no weights at"):
         find_weights(tmp_path / "nowhere")
@@ -77,8 +98,9 @@ def test_files_that_hold_no_weights(tmp_path):
         read_weights(path)
 
 
-def test_the_network_in_the_package_is_ready_for_use():
-    network = load_pretrained()
+@pytest.mark.parametrize("varied", [False, True])
+def test_the_networks_in_the_package_are_ready_for_use(varied):
+    network = load_pretrained(varied=varied)
     assert not network.training
     assert network.calibration
     size = network.config.image_size

@@ -319,6 +319,12 @@ def test_absent_hands_are_refused(hands, samples):
         widgets.noise_scene(single, stand_in(hands, single), hands, absent)
 
 
+def test_few_samples_show_the_same_hands_in_other_pictures(samples):
+    for plain, varied in zip(samples, few_samples(3, image_size=64, varied=True), strict=True):
+        assert torch.equal(plain["vertices"], varied["vertices"])
+        assert not torch.equal(plain["image"], varied["image"])
+
+
 def test_few_samples_are_the_same_each_time(samples):
     again = few_samples(3, image_size=64)
     assert len(again) == 3
