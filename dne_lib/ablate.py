@@ -100,9 +100,9 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
 
     Seeds are the outer loop: one of each variant is there long before three are. Runs finished
     before are skipped, an interrupted one goes on, and one that another process is at is left to
-    it: the same call in several processes, one a GPU or a core, shares the work. Results that the
-    output holds, of this plan or of one beside it, are not made again where their runs are gone;
-    those of a plan with `coarse` need the runs of these, for the same ones cannot be made again.
+    it: the same call in several processes, one a GPU or a core, shares the work. Results of the
+    plan that the output holds are not made again where their runs are gone; those of a plan with
+    `coarse` need the runs of these, for the same ones cannot be made again.
 
     Args:
         path: the plan.
@@ -170,12 +170,12 @@ def _plans(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _kept(output: Path, name: str) -> dict[str, dict[str, Any]]:
-    """The results of all plans in a folder, by what they are of (`_Job.of`); a plan's own first."""
-    plans = _plans(output)
-    own = plans.pop(name, None)
-    found = [*plans.values(), *([own] if own else [])]
-    runs = [run for plan in found for seeds in plan["runs"].values() for run in seeds.values()]
-    return {run["of"]: run for run in runs if "of" in run}  # older ones do not say it
+    """The results in a plan's file, by what they are of (`_Job.of`).
+
+    Not those of plans beside it: they may have been made by other code, and rows are compared.
+    """
+    seeds = _plans(output).get(name, {"runs": {}})["runs"].values()
+    return {run["of"]: run for runs in seeds for run in runs.values() if "of" in run}
 
 
 def _coarse(plan: Plan, runs: Path) -> str | None:
