@@ -4,12 +4,12 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import trimesh
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageOps
-from scipy.ndimage import label
 from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 
@@ -135,8 +135,9 @@ def find_hands(
         parts: part map of the crop.
         crop: from pixels of the image to those of the crop, `size` wide.
     """
-    pieces, count = label(parts > 0, structure=np.ones((3, 3)))
-    areas = np.bincount(pieces.ravel(), minlength=count + 1)
+    _, pieces = cv2.connectedComponents((parts > 0).astype(np.uint8), connectivity=8)
+    pieces = pieces.astype(np.int64)
+    areas = np.bincount(pieces.ravel())
     areas[0] = 0  # the background
     kept = areas >= max(SOUGHT * parts.size, SPECK * areas.max())
     rows, columns = np.nonzero(kept[pieces])
