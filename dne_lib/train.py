@@ -204,12 +204,11 @@ def check_train_config(config: TrainConfig, processes: int = 1) -> None:
     for name in ("steps", "batch_size", "log_every", "save_every"):
         if getattr(config, name) < 1:
             raise InputError(f"train.{name} is {getattr(config, name)}: it must be at least 1")
-    for name in ("workers", "warmup", "weight_decay", "initial_rate"):
+    for name in ("workers", "warmup", "learning_rate", "weight_decay", "initial_rate"):
         if not getattr(config, name) >= 0:
             raise InputError(f"train.{name} is {getattr(config, name)}: it must be 0 or more")
-    for name in ("learning_rate", "clip"):
-        if not getattr(config, name) > 0:
-            raise InputError(f"train.{name} is {getattr(config, name)}: it must be above 0")
+    if not config.clip > 0:
+        raise InputError(f"train.clip is {config.clip}: it must be above 0")
     if not 0 <= config.seed < SEEDS:
         raise InputError(f"train.seed is {config.seed}: it must be from 0 to {SEEDS - 1}")
     if config.batch_size % processes:

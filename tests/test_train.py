@@ -287,7 +287,7 @@ def test_a_mistake_leaves_no_run(config, tmp_path):
         ("workers", -1, 0),
         ("warmup", -1, 0),
         ("initial_rate", -0.1, 0.0),
-        ("learning_rate", 0.0, 1e-6),
+        ("learning_rate", -1e-3, 0.0),
         ("learning_rate", float("nan"), 1e-6),
         ("clip", 0.0, 0.1),
         ("seed", -1, 0),
