@@ -21,6 +21,10 @@ from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
 from tests.samples import CONFIG
 
+pytestmark = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="this torch knows no CUDA, not even a simulated one"
+)
+
 
 @pytest.fixture(scope="module")
 def real_batch(builtin_data):
