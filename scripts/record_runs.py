@@ -1,0 +1,87 @@
+"""Keep the record of a training: what it was told, what it said, what came out.
+
+    python scripts/record_runs.py NAME RUN [RUN ...] --device "two CPU cores"
+
+The runs are the legs of one training, in order. results/NAME gets, for each leg, its configuration
+and every n-th line of its log; metrics.json and the pictures of the last one's evaluation; and
+record.json with the images, steps and seeds of the legs.
+"""
+
+import argparse
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from dne_lib.data.index import read_index
+from dne_lib.files import read_json, write_bytes, write_json
+
+ROOT = Path(__file__).parents[1]
+
+
+def without_places(config: dict) -> dict:
+    """A configuration with folders reduced to their names: they are another machine's."""
+    config["data"]["root"] = Path(config["data"]["root"]).name
+    if config["train"]["initial"]:
+        config["train"]["initial"] = Path(config["train"]["initial"]).name
+    return config
+
+
+def leg(run: Path) -> dict:
+    """What a run adds to the training."""
+    config, steps = (read_json(run / name) for name in ("config.json", "checkpoint/step.json"))
+    return {
+        "name": run.name,
+        "stage": config["train"]["stage"],
+        "image_steps": steps["step"] * config["train"]["batch_size"],
+        "image_size": config["model"]["image_size"],
+        "rotation": config["data"]["rotation"],
+        "images": len(read_index(Path(config["data"]["root"]), "train").file_name),
+        "seed": config["train"]["seed"],
+    }
+
+
+def record(runs: list[Path], folder: Path, device: str, commit: str | None, thin: int) -> None:
+    """Write the records of legs of training.
+
+    Args:
+        folder: to write into.
+        device: what it was trained on.
+        commit: of the code of the last leg; None: this checkout's.
+        thin: keep every n-th line of the logs.
+    """
+    for run in runs:
+        write_json(
+            folder / run.name / "config.json", without_places(read_json(run / "config.json"))
+        )
+        lines = (run / "log.jsonl").read_bytes().splitlines(keepends=True)
+        write_bytes(folder / run.name / "log.jsonl", b"".join(lines[thin - 1 :: thin]))
+    last = runs[-1]
+    metrics = read_json(last / "evaluation-test" / "metrics.json")
+    metrics |= {"network": last.name, "data": Path(metrics["data"]).name}
+    without_places(metrics["config"])
+    write_json(folder / "metrics.json", metrics)
+    head = ["git", "rev-parse", "--short", commit or "HEAD"]
+    short = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    legs = [leg(run) for run in runs]
+    write_json(folder / "record.json", {"commit": short.strip(), "device": device, "legs": legs})
+    for name in ("grid.png", "maps.png"):
+        shutil.copy(last / "evaluation-test" / name, folder / name)
+
+
+def parse_training(description: str | None, **name: Any) -> argparse.Namespace:
+    """What `record` asks for, and a name."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("name", **name)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--device", required=True, help="what it was trained on")
+    parser.add_argument("--commit", help="of the code of the last leg; default: this checkout's")
+    parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the logs")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    options = parse_training(__doc__, help="folder in results/")
+    target = ROOT / "results" / options.name
+    record(options.runs, target, options.device, options.commit, options.thin)
+    print(target)
