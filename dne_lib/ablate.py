@@ -38,6 +38,8 @@ METRICS = {"mpjpe": "MPJPE", "mpvpe": "MPVPE", "mpvpe_2d": "2D"}
 PROTOCOL = "wrist"  # of the tables; the JSON has all
 # May change between the calls that make a run; of the weights it starts from the content counts.
 FREE = ("train.workers", "train.save_every", "train.initial")
+# Younger than the first results that are kept: at their default they say nothing new of these.
+LATER = ("loss.coarse_mesh",)
 LEVEL = 0.9  # of the interval that decides on a claim
 RULE = (
     "Changes are taken seed by seed, since runs of a seed share data, order and starting weights: "
@@ -66,10 +68,11 @@ class _Job(NamedTuple):
     @property
     def of(self) -> str:
         """A digest of everything that a plan can say about the result."""
-        config = config_to_dict(self.config)
-        for name in FREE:
+        config, defaults = config_to_dict(self.config), config_to_dict(Config())
+        for name in FREE + LATER:
             part, _, key = name.partition(".")
-            del config[part][key]
+            if name in FREE or config[part][key] == defaults[part][key]:
+                del config[part][key]
         render = self.render and dataclasses.asdict(self.render)
         asked = [config, _digest(self.config), render, self.how]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

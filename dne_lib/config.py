@@ -91,6 +91,9 @@ class LossConfig:
     betas: float = 0.1
     vertices: float = 10.0  # lambda_3D
     projections: float = 5.0  # lambda_2D
+    # Eq. 11 asks the coarse mesh too, as m = 0. Off: its sum begins at m = 1, as printed; before
+    # modules, the coarse mesh is then trained by its parameters (Eq. 10) and through them.
+    coarse_mesh: bool = True
     coordinates: float = 5.0  # u + eps_2d against the true projections: not in Eq. 11
     score: float = 0.1  # ranks the R samples: the paper names a confidence but no loss for it
 

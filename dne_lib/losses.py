@@ -88,14 +88,18 @@ def mano_loss(
 def vertex_loss(
     stages: tuple[Stage, ...], batch: Batch, config: LossConfig
 ) -> dict[str, Float[Tensor, ""]]:
-    """L_v (Eq. 11) over every module and sample, with the coarse mesh as m = 0; weighted.
+    """L_v (Eq. 11) over every module and sample; weighted.
+
+    The paper's sum begins at m = 1; here the coarse mesh is m = 0 (`coarse_mesh`), and all there is
+    where there are no modules.
 
     The paper sums over the R samples; the mean keeps the weight the same whatever R is. Its 2D
     target is printed as Pi(v_m, c^g), which moves with the prediction; here it is Pi(v^g, c^g).
     """
     true_2d = project(batch["vertices"], batch["camera"])
     losses = {}
-    for m, stage in enumerate(stages):
+    first = 0 if config.coarse_mesh or len(stages) == 1 else 1
+    for m, stage in enumerate(stages[first:], first):
         r = len(stage.samples)
         mask = (
             batch["present"].expand(r, *batch["present"].shape)[..., None].expand(-1, -1, -1, 778)

@@ -2,6 +2,7 @@ import copy
 import inspect
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dne_lib.files import InputError, locked
 from dne_lib.metrics import GROUPS, PROTOCOLS
 from dne_lib.plans import read_plan
 
+ROOT = Path(__file__).parent.parent
 SETTINGS = {
     "model.backbone": "resnet18", "model.stages": 2, "model.pretrained": False,
     "model.image_size": 32, "model.feature_size": 8, "model.channels": 8, "model.modules": 1,
@@ -418,3 +420,13 @@ def test_a_figure_shows_every_seed(results):
 def test_no_results(tmp_path):
     with pytest.raises(InputError, match="run `dne ablate` first"):
         load_ablations(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["paper", "open"])
+def test_results_that_are_kept_are_still_of_their_plan(name):
+    """A new setting, at its default, must not make them all over again."""
+    plan = read_plan(ROOT / "scripts" / "plans" / f"{name}.yaml")
+    kept = module._kept(ROOT / "results" / "ablations", name)
+    wanted = {job.of for job in module._jobs(plan, Path("runs"), {})}
+    assert kept
+    assert kept.keys() <= wanted

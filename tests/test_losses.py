@@ -123,6 +123,17 @@ def test_vertex_loss_counts_every_stage_and_sample(output, batch):
     torch.testing.assert_close(terms["projections_2"], LOSS.projections * torch.stack(each).mean())
 
 
+def test_as_printed_the_coarse_mesh_is_not_in_eq_11(output, batch):
+    printed = LossConfig(coarse_mesh=False)
+    every = vertex_loss(output.stages, batch, LOSS)
+    terms = vertex_loss(output.stages, batch, printed)
+    assert every.keys() - terms.keys() == {"vertices_0", "projections_0"}
+    for name, value in terms.items():
+        torch.testing.assert_close(value, every[name])
+    alone = vertex_loss(output.stages[:1], batch, printed)
+    torch.testing.assert_close(alone, vertex_loss(output.stages[:1], batch, LOSS))
+
+
 def test_the_truth_costs_nothing(output, batch):
     perfect = tuple(
         stage._replace(samples=batch["vertices"].expand_as(stage.samples), camera=batch["camera"])
