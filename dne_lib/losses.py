@@ -118,8 +118,8 @@ def vertex_loss(
 def coordinate_loss(output: Output, batch: Batch, config: LossConfig) -> Float[Tensor, ""]:
     """The image points themselves, regressed and denoised, against the true projections.
 
-    Eq. 11 reaches u only through the four numbers of the camera; this term, which the paper does
-    not have, tells every point where its vertex is.
+    Eq. 11 reaches u only by detours: the camera's four numbers, what is read of F at u, the share
+    of the step. This term, which the paper does not have, tells every point where its vertex is.
     """
     true = batch["vertices_2d"]
     mask = batch["present"][..., None].expand(true.shape[:-1])

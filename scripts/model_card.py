@@ -94,7 +94,7 @@ Three networks of the preset `tiny` (ResNet-18 to its third stage, 128-pixel inp
 - `tiny_coarse.safetensors`, in commands `shipped-coarse`: the first stage, trained alone. `make
   train` and some of the lessons start from it.
 - `tiny.safetensors`, `shipped`, `dne_lib.load_pretrained()`: all of it, with M = 3 modules; in
-  the other lessons.
+  lessons 0 and 10.
 - `tiny_varied.safetensors`, `shipped-varied`, `dne_lib.load_pretrained(varied=True)`: the same,
   gone on with on varied images; what `dne predict` takes.
 
@@ -110,9 +110,10 @@ model: on photographs they are a demonstration, and no decision should rest on t
 ## In the studio
 
 {steps[0]:,} image-steps of the coarse stage and {steps[1]:,} of all, on images of the package's own
-(`dne synthesize`), with the paper's augmentations; from random weights, no ImageNet. Device:
-{coarse["device"]}, then {full["device"]}. Code: commit {full["commit"]} at the end; the
-configurations and logs of all runs are in `results/tiny_coarse` and `results/tiny`.
+(`dne synthesize`), with the paper's augmentations but for its noise (`config.py`); from random
+weights, no ImageNet. Device: {coarse["device"]}, then {full["device"]}. Code: commit
+{full["commit"]} at the end; configurations and logs of all runs are in `results/tiny_coarse` and
+`results/tiny`.
 
 {legs_table(coarse, full)}
 
