@@ -1,6 +1,7 @@
 """From any photograph to hand meshes: find the hands, run the network, draw and export."""
 
 import io
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 
@@ -38,6 +39,21 @@ SPECK = 0.1  # of the largest piece
 # second hand fills less only where the first hides nearly all of it.
 BESIDE = 0.1
 
+# What EXIF's orientations say is to be done to an image.
+TURNS = dict(
+    enumerate(
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        start=2,
+    )
+)
 DEEP = ("I", "F")  # Pillow's modes of such images, which it would clip to 8 bits, not scale
 
 Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
@@ -71,18 +87,26 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """Decode an image as RGB, turned as its EXIF orientation says.
 
     Raises:
-        InputError: the file is missing, no image, truncated, or grey of more than 8 bits.
+        InputError: the file is missing, no image, truncated, too large, or grey of more than 8
+            bits.
     """
     try:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             if image.mode.startswith(DEEP):
                 raise InputError(f"{path} has more than 8 bits a pixel: save it with 8")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            # Pillow's own turning writes the EXIF anew, and fails where other fields are odd.
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            pixels = image.convert("RGB")
+            return np.array(pixels if turn is None else pixels.transpose(turn))
     except Image.UnidentifiedImageError:
         raise InputError(f"{path} is not an image: give a JPEG or PNG") from None
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the name of the image") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} is too large ({error}): make it smaller") from None
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:
         raise InputError(
             f"{path} cannot be read as an image ({error}): it may be cut short, copy it again"
         ) from None
@@ -235,10 +259,7 @@ def predict(
 
 def overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
     """The meshes drawn on the image, the right hand warm, the left one blue."""
-    image = prediction.image.astype(np.float32) / 255
-    p = prediction
-    drawn = draw_hands(image, p.points, p.placed, p.faces, p.present)
-    return (drawn * 255).round().astype(np.uint8)
+    return _drawn(prediction)
 
 
 def certainty(prediction: Prediction) -> str:
@@ -280,9 +301,26 @@ def spread_overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"
         raise InputError("no spread to draw: predict with a network that has modules")
     top = float(p.spread[p.present].max())
     colours = ERROR_COLOURS(p.spread / max(top, 1e-9))[..., :3].astype(np.float32)
-    image = p.image.astype(np.float32) / 255
-    drawn = draw_hands(image, p.points, p.placed, p.faces, p.present, colours)
-    return (drawn * 255).round().astype(np.uint8)
+    return _drawn(p, colours)
+
+
+def _drawn(
+    p: Prediction, colours: Float[np.ndarray, "hand 778 3"] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The meshes on the image; only what is around them is worked on, as photographs are large."""
+    picture = p.image.copy()
+    if not p.present.any():
+        return picture
+    points = p.points[p.present].reshape(-1, 2)
+    end = np.array(picture.shape[1::-1])
+    left, top = np.clip(np.floor(points.min(axis=0)) - 2, 0, end).astype(int)
+    right, bottom = np.clip(np.ceil(points.max(axis=0)) + 3, 0, end).astype(int)
+    around = picture[top:bottom, left:right]
+    if around.size:
+        image, shifted = around.astype(np.float32) / 255, p.points - (left, top)
+        drawn = draw_hands(image, shifted, p.placed, p.faces, p.present, colours)
+        around[:] = (drawn * 255).round().astype(np.uint8)
+    return picture
 
 
 def meshes(prediction: Prediction) -> dict[str, trimesh.Trimesh]:

@@ -1,3 +1,4 @@
+import struct
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from dne_lib.camera import project
@@ -221,6 +222,30 @@ def test_photos_are_read_upright_in_rgb(tmp_path):
     path = tmp_path / "photo.jpg"
     Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(path, exif=exif)
     assert read_photo(path).shape == (16, 8, 3)
+
+
+def test_a_photo_is_turned_whatever_else_its_exif_says(tmp_path):
+    turn = struct.pack("<HHIHxx", 0x0112, 3, 1, 6)
+    odd = struct.pack("<HHI4s", 0x0213, 2, 4, b"odd")  # YCbCrPositioning, which is a number
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turn + odd + bytes(4)
+    path, pixels = tmp_path / "odd.jpg", np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    Image.fromarray(pixels).save(path, exif=exif)
+    read = read_photo(path)
+    assert read.shape == (32, 16, 3)
+    assert read[:14].min() > 200
+    assert read[18:].max() < 50
+
+
+def test_every_orientation_is_turned_as_pillow_does(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.png"
+        Image.fromarray(pixels).save(path, exif=exif)
+        expected = np.array(ImageOps.exif_transpose(Image.open(path)))
+        np.testing.assert_array_equal(read_photo(path), expected)
 
 
 def test_unreadable_photos_are_explained(tmp_path):
