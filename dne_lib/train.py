@@ -11,13 +11,19 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    ProjectConfiguration,
+    gather_object,
+    parse_flag_from_env,
+    set_seed,
+)
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -42,7 +48,8 @@ SEEDS = 2**32  # numpy has no more
 def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float:
     """The rate at a step: the paper's halving each epoch down to 1e-6, or warm-up and cosine."""
     if config.schedule == "paper":
-        return max(config.learning_rate * 0.5 ** (step // steps_per_epoch), 1e-6)
+        halved = config.learning_rate * 0.5 ** (step // steps_per_epoch)
+        return max(halved, min(1e-6, config.learning_rate))
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
@@ -53,10 +60,16 @@ def usable_precision(wanted: str) -> str:
     """bf16 only where the device computes in it; emulated, it is slower than float32."""
     if wanted != "bf16":
         return "no"
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return _cpu_precision()
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     if torch.backends.mps.is_available():
         return "no"
+    return _cpu_precision()
+
+
+def _cpu_precision() -> str:
     capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bf16" if capable else "no"
 
@@ -64,7 +77,13 @@ def usable_precision(wanted: str) -> str:
 # ---------------------------------------------------------------------------- the loop
 
 
-def train(config: Config, output: Path, resume: bool = False, until: int | None = None) -> Path:
+def train(
+    config: Config,
+    output: Path,
+    resume: bool = False,
+    until: int | None = None,
+    same: Collection[str] = (),
+) -> Path:
     """Train one stage and leave a run folder.
 
     The folder holds config.json, log.jsonl (a line every `log_every` steps and at each
@@ -77,6 +96,7 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
         output: the run folder.
         resume: go on from its checkpoint, or from the start if it was stopped before the first.
         until: stop after this step with a checkpoint; the schedule stays that of `train.steps`.
+        same: fields ("train.initial") that resuming may find said in another way.
 
     Returns:
         The run folder.
@@ -122,7 +142,7 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
         )
     # Only now, so that a mistake in what was given leaves no run.
     if accelerator.is_main_process:
-        _open_run(config, output, resume)
+        _open_run(config, output, resume, same)
     accelerator.wait_for_everyone()
     loader = DataLoader(
         dataset,
@@ -142,7 +162,12 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
     noise = torch.Generator(accelerator.device)
     start, first = time.monotonic(), step
     bar = tqdm(total=config.train.steps, initial=step, disable=not accelerator.is_main_process)
-    with bar, _interruptible(accelerator.num_processes == 1) as interrupted:
+    with (
+        bar,
+        _closing_trackers(accelerator),
+        _enough_memory(config.train),
+        _interruptible(accelerator.num_processes == 1) as interrupted,
+    ):
         for batch in _batches(accelerator, loader, dataset, step, last):
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
@@ -176,18 +201,12 @@ def train(config: Config, output: Path, resume: bool = False, until: int | None 
                     "learning_rate": rate,
                     "images_per_second": speed,
                 }
-                accelerator.log(entry, step)
-                if accelerator.is_main_process:
-                    with (output / "log.jsonl").open("a") as file:
-                        file.write(json.dumps(entry) + "\n")
+                _log(accelerator, entry, output)
                 bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
             if save:
                 _save(accelerator, network, config, output, step)
             if interrupted.is_set():
                 raise KeyboardInterrupt
-    # Not end_training, which takes the process group with it: another stage may follow.
-    for tracker in accelerator.trackers:
-        tracker.finish()
     _return_memory()
     return output
 
@@ -241,6 +260,27 @@ def _interruptible(gently: bool) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def _closing_trackers(accelerator: Accelerator) -> Iterator[None]:
+    """Not end_training, which takes the process group with it: another stage may follow."""
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+@contextlib.contextmanager
+def _enough_memory(config: TrainConfig) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"a batch of {config.batch_size} images does not fit into the GPU's memory: lower "
+            "train.batch_size, or use more GPUs, which share it"
+        ) from error
+
+
 def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; it is for the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -279,10 +319,11 @@ def parts_accuracy(output: Output, batch: dict[str, Tensor]) -> float:
     return (right & on_hand).sum().item() / max(on_hand.sum().item(), 1)
 
 
-def _open_run(config: Config, output: Path, resume: bool) -> None:
+def _open_run(config: Config, output: Path, resume: bool, same: Collection[str]) -> None:
     """Claim the folder and write the configuration, or check it against the one that is there."""
-    claim_folder(output, "run")
     path = output / "config.json"
+    if not resume or path.exists():  # a mistake leaves no folder
+        claim_folder(output, "run")
     if path.exists() != resume:
         raise InputError(
             f"{output} has nothing to resume: train without resuming"
@@ -291,7 +332,7 @@ def _open_run(config: Config, output: Path, resume: bool) -> None:
         )
     values = config_to_dict(config)
     if resume and _checkpoint(output):
-        free = [f"train.{name}" for name in FREE]
+        free = [*same, *(f"train.{name}" for name in FREE)]
         if differ := differences(read_json(path), values, free):
             raise InputError(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "
@@ -332,6 +373,20 @@ def _batches(
                 return
 
 
+def _log(accelerator: Accelerator, entry: dict[str, int | float], output: Path) -> None:
+    """A line in log.jsonl, and TensorBoard's."""
+    try:
+        accelerator.log(entry, int(entry["step"]))
+        if accelerator.is_main_process:
+            with (output / "log.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot write the log of step {entry['step']} to {output} ({error}): free space and "
+            "resume; the last whole checkpoint is unchanged"
+        ) from error
+
+
 def _save(
     accelerator: Accelerator, network: nn.Module, config: Config, output: Path, step: int
 ) -> None:
@@ -351,8 +406,8 @@ def _save(
     if accelerator.is_main_process:
         write_json(new / "step.json", {"step": step, "processes": accelerator.num_processes})
         save_network(accelerator.unwrap_model(network), config, output / WEIGHTS)
-        shutil.rmtree(old, ignore_errors=True)
-        if final.exists():
+        if final.exists():  # otherwise the old one is all there is
+            shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
         new.rename(final)
         shutil.rmtree(old, ignore_errors=True)
@@ -368,12 +423,16 @@ def _checkpoint(output: Path) -> Path | None:
 def _restore(accelerator: Accelerator, output: Path) -> int:
     """Load the last whole checkpoint, if there is one, and tell its step."""
     folder = _checkpoint(output)
+    state = {"step": 0} if folder is None else read_json(folder / "step.json")
+    if len(set(gather_object([state["step"]]))) > 1:
+        raise InputError(
+            f"not every process finds the checkpoint of {output}: put the run on a disk that all "
+            "machines share"
+        )
     if folder is None:
         logger.info("%s was stopped before its first checkpoint: from the start", output)
-        step = 0
     else:
-        state = read_json(folder / "step.json")
-        step, processes = state["step"], state.get("processes", accelerator.num_processes)
+        processes = state.get("processes", accelerator.num_processes)
         if processes != (here := accelerator.num_processes):
             raise InputError(
                 f"{output} was trained by {processes} processes, this is {here}: resume with "
@@ -381,8 +440,8 @@ def _restore(accelerator: Accelerator, output: Path) -> int:
             )
         accelerator.load_state(str(folder))
     if accelerator.is_main_process:
-        _cut_log(output / "log.jsonl", step)
-    return step
+        _cut_log(output / "log.jsonl", state["step"])
+    return state["step"]
 
 
 def _cut_log(path: Path, step: int) -> None:

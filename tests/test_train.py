@@ -65,6 +65,8 @@ def test_paper_schedule_halves_every_epoch_down_to_a_floor():
     assert rates[:3] == [1e-3, 5e-4, 2.5e-4]
     assert rates[9] == pytest.approx(1e-3 / 512)
     assert rates[10:] == [1e-6, 1e-6]
+    low = TrainConfig(schedule="paper", learning_rate=1e-7)  # the floor raises nothing
+    assert learning_rate(0, low, 10) == 1e-7
 
 
 def test_cosine_schedule_warms_up_and_ends_at_zero():
@@ -96,6 +98,8 @@ def test_bf16_only_where_the_device_computes_in_it(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     assert usable_precision("bf16") == expected
     assert usable_precision("no") == "no"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # then no other device is asked
+    assert usable_precision("bf16") == ("bf16" if avx512 else "no")
 
 
 def test_a_run_leaves_all_that_is_promised(config, tmp_path):
@@ -186,6 +190,7 @@ def test_a_run_is_never_overwritten(config, tmp_path):
         train(changed(config, batch_size=2), run, resume=True)
     with pytest.raises(InputError, match="nothing to resume"):
         train(config, tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="holds files"):
@@ -233,6 +238,58 @@ def test_a_full_disk_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert saved_step(tmp_path / "run") == 2
     train(config, tmp_path / "run", resume=True)
+
+
+def test_a_log_that_cannot_be_written_is_explained(config, tmp_path, monkeypatch):
+    log, calls = Accelerator.log, []
+
+    def fails_later(self, *arguments):
+        calls.append(arguments)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        log(self, *arguments)
+
+    monkeypatch.setattr(Accelerator, "log", fails_later)
+    with pytest.raises(InputError, match=r"cannot write the log of step 4 .*: free space"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert saved_step(tmp_path / "run") == 2
+    train(config, tmp_path / "run", resume=True)
+
+
+def test_a_batch_too_large_for_the_gpu_is_explained(config, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "total_loss", full)
+    with pytest.raises(InputError, match=r"4 images does not fit .* lower train\.batch_size"):
+        train(config, tmp_path / "run")
+
+
+def test_a_run_killed_twice_while_saving_is_not_lost(config, tmp_path, monkeypatch):
+    run, rename = train(changed(config, steps=2), tmp_path / "run"), Path.rename
+    (run / "checkpoint").rename(run / "checkpoint.old")  # as the first time left it
+
+    def killed(self, target):
+        if self.name == "checkpoint.new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run, resume=True)
+    monkeypatch.undo()
+    train(config, run, resume=True)
+    assert saved_step(run) == config.train.steps
+    log = (run / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [*range(1, config.train.steps + 1)]
+
+
+def test_a_run_that_some_machines_cannot_see_is_not_gone_on_with(config, tmp_path, monkeypatch):
+    run = train(changed(config, steps=2), tmp_path / "run")
+    monkeypatch.setattr(module, "gather_object", lambda steps: [*steps, 0])
+    with pytest.raises(InputError, match="a disk that all machines share"):
+        train(config, run, resume=True)
 
 
 def test_a_loss_that_is_no_number_is_never_saved(config, tmp_path, monkeypatch):
