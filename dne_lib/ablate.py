@@ -125,8 +125,7 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
     start = {}
     if plan.coarse:
         with locked(runs / "start.lock"):
-            _render(plan)
-            start = {"train.initial": _coarse(plan, runs)}
+            start = {"train.initial": _coarse(plan, runs, output / f"{path.stem}.json")}
     jobs = _jobs(plan, runs, start)
     results = _write(plan, jobs, output, path.stem)
     if all(len(seeds) == len(plan.seeds) for seeds in results["runs"].values()):
@@ -138,8 +137,11 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
             with locked(job.run.with_name(f"{job.run.name}.lock"), wait=False):
                 if job.known(_kept(output, path.stem)) is not None:
                     continue
+                trained = _finished(job.config, job.run, plan.render)
                 _train_once(job.config, job.run, plan.render)
-                write_json(job.path, {"how": job.how, "of": job.of, **_measure(job)})
+                # Rows of one run are compared: after training it again, all of them are of it.
+                for each in [job] if trained else [j for j in jobs if j.run == job.run]:
+                    write_json(each.path, {"how": each.how, "of": each.of, **_measure(each)})
         except Timeout:
             logger.info("%s is another process's", job.run)
             continue
@@ -172,21 +174,44 @@ def _plans(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: each for name, each in found.items() if isinstance(each, dict) and "runs" in each}
 
 
+def _results(output: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What a plan's file holds, by variant and seed."""
+    path = output / f"{name}.json"
+    return read_json(path)["runs"] if path.exists() else {}
+
+
 def _kept(output: Path, name: str) -> dict[str, dict[str, Any]]:
     """The results in a plan's file, by what they are of (`_Job.of`).
 
     Not those of plans beside it: they may have been made by other code, and rows are compared.
     """
-    seeds = _plans(output).get(name, {"runs": {}})["runs"].values()
+    seeds = _results(output, name).values()
     return {run["of"]: run for runs in seeds for run in runs.values() if "of" in run}
 
 
-def _coarse(plan: Plan, runs: Path) -> str | None:
-    """What every variant starts from: the last leg of the coarse stage."""
+def _coarse(plan: Plan, runs: Path, results: Path) -> str | None:
+    """What every variant starts from: the last leg of the coarse stage.
+
+    Args:
+        results: the plan's file.
+
+    Raises:
+        InputError: it is there, and the legs are not: others would give other weights.
+    """
     initial = plan.config({}).train.initial
     for i, leg in enumerate(plan.coarse, start=1):
         config = plan.config({**leg, "train.stage": "coarse", "train.initial": initial})
-        initial = str(_train_once(config, runs / f"coarse-{i}", plan.render))
+        run = runs / f"coarse-{i}"
+        if not _finished(config, run, plan.render):
+            if results.exists() and any(_results(results.parent, results.stem).values()):
+                raise InputError(
+                    f"{results} holds results of other starting weights than {run} will have, "
+                    "which is not trained to its end: give the runs they are of, or choose "
+                    "another output"
+                )
+            _render(plan)
+            _train_once(config, run, plan.render)
+        initial = str(run)
     return initial
 
 
@@ -205,7 +230,8 @@ def _train_once(config: Config, run: Path, render: Render | None) -> Path:
         images = {"render": render and dataclasses.asdict(render)}
         write_json(start, {"initial": _digest(config), **images, "origin": origin()})
     _check_start(start, config, render)
-    train(config, run, resume=(run / "config.json").exists())
+    # The same weights may lie elsewhere by now.
+    train(config, run, resume=(run / "config.json").exists(), same=["train.initial"])
     write_json(run / "finished.json", read_json(start))
     # Of dozens of runs only the weights are wanted, a quarter of what resuming takes.
     shutil.rmtree(run / "checkpoint")
@@ -500,8 +526,13 @@ def results_page(results: dict[str, Any], name: str) -> str:
         parts += [f"Unfinished: {len(runs)} of {planned} results are there."]
     if runs:
         images, hands = runs[0]["images"]["All"], runs[0]["hands"]["All"]
+        left = {group: runs[0]["floor"][group] for group in GROUPS}
+        floor = ", ".join(f"{g} {'-' if e is None else f'{e:.2f}'}" for g, e in left.items())
         by = "; ".join(f"{commit} on {device}" for commit, device in made)
-        parts += [f"{images} test images, {hands} hands. Made by {by}."]
+        parts += [
+            f"{images} test images, {hands} hands. Of the 2D errors the orthographic camera alone "
+            f"leaves {floor} (the floor). Made by {by}."
+        ]
     for key, entry in plan["tables"].items():
         parts += [f"## {entry['title']}", table(results, key, markdown=True)]
         if any(row in results["rows"] for row in entry["rows"]):
@@ -518,13 +549,16 @@ def _write(plan: Plan, jobs: list[_Job], output: Path, name: str) -> dict[str, A
         InputError: there are results in them that would be lost.
     """
     found: dict[str, dict[str, Any]] = {variant.name: {} for variant in plan.variants}
-    with locked(jobs[0].run.with_name("tables.lock")):
+    with locked(output / f".{name}.lock"):
         kept = _kept(output, name)
         for job in jobs:
             if (known := job.known(kept)) is not None:
                 found[job.variant.name][str(job.seed)] = known
-        before = _plans(output).get(name, {"runs": {}})["runs"]
-        lost = sum(len(seeds.keys() - found.get(each, {}).keys()) for each, seeds in before.items())
+        lost = sum(
+            seed not in (now := found.get(variant, {})) or now[seed].get("of") != run.get("of")
+            for variant, seeds in _results(output, name).items()
+            for seed, run in seeds.items()
+        )
         if lost:
             raise InputError(
                 f"{output / name}.json holds {lost} results of the plan as it no longer is, or of "

@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 class InputError(ValueError):
@@ -98,7 +100,8 @@ def claim_folder(path: Path, kind: str, of: str = "") -> None:
     write_bytes(marker, (of or before).encode())
 
 
-def locked(path: Path, wait: bool = True) -> FileLock:
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """A context that one process at a time is in; whoever dies in it leaves it.
 
     Args:
@@ -106,12 +109,19 @@ def locked(path: Path, wait: bool = True) -> FileLock:
         wait: for the other process to leave; otherwise entering raises `filelock.Timeout`.
 
     Raises:
-        InputError: its folder cannot be made.
+        InputError: its folder cannot be made or written.
     """
+    lock = FileLock(path, timeout=-1 if wait else 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:  # which is an OSError too
+        raise
     except OSError as error:
         raise InputError(
-            f"cannot make {path.parent} ({error.strerror}): choose another folder"
+            f"cannot write {path} ({error.strerror}): choose another folder"
         ) from error
-    return FileLock(path, timeout=-1 if wait else 0)
+    try:
+        yield
+    finally:
+        lock.release()

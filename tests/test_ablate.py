@@ -76,9 +76,9 @@ def trained(monkeypatch):
     """Folder and resume of every call of `train`."""
     calls, train = [], module.train
 
-    def counted(config, output, resume=False):
+    def counted(config, output, resume=False, **options):
         calls.append((output.name, resume))
-        return train(config, output, resume)
+        return train(config, output, resume, **options)
 
     monkeypatch.setattr(module, "train", counted)
     return calls
@@ -102,6 +102,8 @@ def test_a_plan_runs_once_and_is_reported(plan, tmp_path, trained, capsys):
     assert found["runs"]["Full DNE"]["0"]["origin"] == start["origin"]
     text = (output / "plan.md").read_text()
     assert "| Full DNE, coarse " in text
+    floor = found["runs"]["Full DNE"]["0"]["floor"]["All"]
+    assert f"All {floor:.2f} (the floor)" in text
     assert "| Modules help " in text
     assert (output / "plan-all.png").read_bytes().startswith(b"\x89PNG")
 
@@ -162,6 +164,71 @@ def test_results_that_are_no_longer_of_the_plan_are_not_lost(plan, tmp_path, tra
     assert not trained
     assert (output / "plan.json").read_bytes() == before
     assert list(load_ablations(output)) == ["plan"]
+
+
+def test_results_of_an_older_plan_are_not_replaced_by_those_of_another_output(plan, tmp_path):
+    here, output = tmp_path / "here", tmp_path / "results"
+    values = yaml.safe_load(plan.read_text()) | {"seeds": [0]}
+    del values["coarse"]
+    plan.write_text(yaml.safe_dump(values))
+    ablate(plan, here, output)
+    before = (output / "plan.json").read_bytes()
+    values["set"]["train.steps"] = 3
+    plan.write_text(yaml.safe_dump(values))
+    ablate(plan, tmp_path / "there", tmp_path / "others")
+    with pytest.raises(InputError, match="holds 3 results of the plan as it no longer is"):
+        ablate(plan, tmp_path / "there", output)
+    assert (output / "plan.json").read_bytes() == before
+
+
+def test_results_of_other_starting_weights_are_noticed_before_any_are_trained(
+    plan, tmp_path, trained
+):
+    plan.write_text(yaml.safe_dump(yaml.safe_load(plan.read_text()) | {"seeds": [0]}))
+    ablate(plan, tmp_path / "here", tmp_path / "results")
+    trained.clear()
+    with pytest.raises(InputError, match=r"other starting weights than .*there/coarse-1"):
+        ablate(plan, tmp_path / "there", tmp_path / "results")
+    assert not trained
+
+
+def test_rows_of_a_run_that_is_trained_again_are_all_of_it(plan, tmp_path, trained):
+    output = tmp_path / "results"
+    values = yaml.safe_load(plan.read_text()) | {"seeds": [0]}
+    del values["coarse"]
+    sampled = values["variants"].pop()
+    values["tables"], values["claims"] = {}, []
+    plan.write_text(yaml.safe_dump(values))
+    ablate(plan, tmp_path / "here", output)
+    path = output / "plan.json"
+    kept = json.loads(path.read_text())
+    kept["runs"]["Full DNE"]["0"]["seconds"] = "of another machine"
+    path.write_text(json.dumps(kept))
+    values["variants"].append(sampled)
+    plan.write_text(yaml.safe_dump(values))
+    trained.clear()
+    results = ablate(plan, tmp_path / "there", output)
+    assert [name for name, _ in trained] == ["full-dne-0"]
+    assert results["runs"]["Full DNE"]["0"].get("seconds") != "of another machine"
+    assert results["runs"]["Sampled"]["0"]["images"]["All"] == 3
+
+
+def test_a_run_goes_on_from_the_same_weights_in_another_place(plan, tmp_path, monkeypatch):
+    loss, losses = training.total_loss, []
+
+    def stops(*arguments):  # in the second step of the second run
+        losses.append(arguments)
+        if len(losses) == 4:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(training, "total_loss", stops)
+    plan.write_text(yaml.safe_dump(yaml.safe_load(plan.read_text()) | {"seeds": [0]}))
+    with pytest.raises(KeyboardInterrupt):
+        ablate(plan, tmp_path / "runs", tmp_path / "results")
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    results = ablate(plan, tmp_path / "moved", tmp_path / "results")
+    assert all(len(seeds) == 1 for seeds in results["runs"].values())
 
 
 def test_a_run_belongs_to_the_data_it_was_trained_on(plan, tmp_path, builtin_data):
@@ -230,21 +297,21 @@ def test_a_second_call_keeps_what_the_first_has_shown(plan, tmp_path, trained, m
     def stops(*arguments):
         results = write(*arguments)
         pages.append((output / "plan.md").read_text())
-        if len(pages) == 4:  # the first page, two rows of the first round, its last
+        if len(pages) == 3:  # the first page, and one for each run of the first round
             raise KeyboardInterrupt
         return results
 
     monkeypatch.setattr(module, "_write", stops)
     with pytest.raises(KeyboardInterrupt):
         ablate(plan, runs, output)
-    assert "Unfinished: 3 of 6" in pages[3]
-    assert "| one seed " in pages[3].replace(": |", "| ").replace("  ", " ")
-    assert "not run yet" not in pages[3]
+    assert "Unfinished: 3 of 6" in pages[2]
+    assert "| one seed " in pages[2].replace(": |", "| ").replace("  ", " ")
+    assert "not run yet" not in pages[2]
     trained.clear()
     ablate(plan, runs, output)
-    assert pages[4] == pages[3]
+    assert pages[3] == pages[2]
     assert [name for name, _ in trained] == ["full-dne-1", "baseline-1"]
-    assert len(pages) == 4 + 4  # and one for each result of the second round
+    assert len(pages) == 3 + 3  # the first page again, and those of the second round
     assert "Unfinished" not in pages[-1]
 
 
@@ -262,7 +329,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(plan, tmp_path, trained)
 
 def test_runs_need_a_folder(plan, tmp_path):
     (tmp_path / "runs").write_text("not one")
-    with pytest.raises(InputError, match="cannot make"):
+    with pytest.raises(InputError, match="cannot write"):
         ablate(plan, tmp_path / "runs", tmp_path / "results")
 
 
@@ -318,6 +385,7 @@ def measured(errors):
             }
             for stage, values in groups.items()
         },
+        "floor": {"SH": 1.5, "IH": None, "All": 1.5},
         "images": {"All": 3},
         "hands": {"All": 4},
         "origin": {"commit": "abc", "device": "cpu", "torch": "2"},

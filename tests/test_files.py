@@ -2,8 +2,9 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
-from dne_lib.files import InputError, claim_folder, read_json, write_bytes
+from dne_lib.files import InputError, claim_folder, locked, read_json, write_bytes
 
 
 def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -43,3 +44,20 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_bytes(tmp_path / "weights", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_lock_that_cannot_be_made_is_explained(tmp_path):
+    (tmp_path / "a.lock").mkdir()
+    with (
+        pytest.raises(InputError, match=r"a\.lock .*: choose another folder"),
+        locked(tmp_path / "a.lock"),
+    ):
+        pass
+
+
+def test_a_lock_lets_one_in_at_a_time(tmp_path):
+    path = tmp_path / "new" / "a.lock"
+    with locked(path), pytest.raises(Timeout), locked(path, wait=False):
+        pass
+    with locked(path, wait=False):
+        pass
