@@ -272,13 +272,15 @@ def report(
         name: of the network, for the record.
 
     Raises:
-        InputError: the data cannot be read or the output not written.
+        InputError: the data cannot be read, or the output not written, or it is of other images.
     """
     dataset = InterHand(config.data.root, split, config.model, config.data, augment=False)
-    claim_folder(output, "evaluation")
+    images = dataset.record()
+    hand = config.data.mano.resolve().name if config.data.mano else "the built-in hand"
+    claim_folder(output, "evaluation", of=f"{split}, labels {images['labels'][:12]}, {hand}")
     results = evaluate(network, batches(dataset, config, limit), dataset.groups())
     origin = {"network": name, "data": str(config.data.root), "split": split, "limit": limit}
-    record = {**origin, "images_of": dataset.record(), **results}
+    record = {**origin, "images_of": images, **results}
     write_json(output / "metrics.json", {**record, "config": config_to_dict(config)})
     indices = spread(len(dataset), limit)
     shown = [indices[i] for i in spread(len(indices), pictures)]

@@ -144,6 +144,8 @@ def test_indices_are_spread_evenly():
 class Tree(InterHand):
     """Stands in for the data on disk."""
 
+    digest = "0123456789abcdef"
+
     def __init__(self, root, split, config, data, augment):
         assert not augment
         self.hands = HandModel()
@@ -155,7 +157,7 @@ class Tree(InterHand):
         return {"sequences": ["Capture0/a", "Capture0/b", "Capture0/a"], "cameras": ["1"] * 3}
 
     def record(self):
-        return {"release": "made up"}
+        return {"release": "made up", "labels": Tree.digest}
 
     def __getitems__(self, indices):
         return [make_sample(self.hands, i, (True, i == 1)) for i in indices]
@@ -172,7 +174,7 @@ def test_report_writes_numbers_and_pictures(hands, tmp_path, monkeypatch):
     assert written["images"] == {"SH": 2, "IH": 0, "All": 2}
     assert written["stages"]["coarse"]["mpvpe_2d"]["IH"] is None
     assert written["network"] == "mine"
-    assert written["images_of"] == {"release": "made up"}
+    assert written["images_of"] == {"release": "made up", "labels": Tree.digest}
     sequences, cameras = (written["breakdown"][way] for way in ("sequences", "cameras"))
     assert {name: entry["floor"]["hands"] for name, entry in sequences.items()} == {
         "Capture0/a": 2  # images 0 and 2 were evaluated
@@ -183,6 +185,10 @@ def test_report_writes_numbers_and_pictures(hands, tmp_path, monkeypatch):
     assert written["config"]["model"]["channels"] == CONFIG.channels
     for name in ("grid.png", "maps.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(Tree, "digest", "fedcba9876543210")  # other data by the same name
+    with pytest.raises(InputError, match="holds the evaluation of test, labels 0123456789ab, the"):
+        report(network, config, output, limit=2, pictures=2, name="mine")
+    assert json.loads((output / "metrics.json").read_bytes()) == written
 
     other = tmp_path / "other"
     other.mkdir()
