@@ -35,14 +35,13 @@ from dne_lib.data.poses import (
     template_pose,
 )
 from dne_lib.files import write_bytes
+from dne_lib.mano import FINGERTIPS, MANO_TO_JOINTS
+from dne_lib.mano_files import PARENTS
 
 log = logging.getLogger("bake_hand")
 
-PARENTS = np.array([-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14])
-# Tips thumb to pinky: where smplx looks for them, and the joint before each (MANO's order).
-TIP_VERTICES = [744, 320, 443, 554, 671]
+# Of the tips, thumb to pinky, the joint before each (MANO's order).
 TIP_JOINTS = [15, 3, 6, 12, 9]
-TO_21 = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20]
 # anny's bones: root, wrist, thumb 1-3, then (metacarpal, 1-3) of index, middle, ring, pinky.
 ANNY_JOINTS = [1, 6, 7, 8, 10, 11, 12, 18, 19, 20, 14, 15, 16, 2, 3, 4]
 ANNY_PALM = [0, 1, 5, 9, 13, 17]  # MANO has no metacarpals: they go with the wrist
@@ -229,7 +228,7 @@ def _ray(vertices, faces, origin, direction) -> float:
 
 def _joints_21(vertices, joints, weights):
     tips = [vertices[tip_vertex(vertices, joints, weights, j)] for j in TIP_JOINTS]
-    return np.concatenate([joints, tips])[TO_21]
+    return np.concatenate([joints, tips])[MANO_TO_JOINTS]
 
 
 def flatten(hands: Hands) -> Hands:
@@ -401,7 +400,7 @@ def thin(hands: Hands) -> tuple[Hands, Float[np.ndarray, "5 14"]]:
     tips = [tip_vertex(vertices, joints, hands.weights, j) for j in TIP_JOINTS]
     kept, faces = decimate(poses, (2, 1, 1, 0.5), hands.faces, set(tips))
     order = kept.tolist()
-    for tip, place in zip(tips, TIP_VERTICES, strict=True):
+    for tip, place in zip(tips, FINGERTIPS, strict=True):
         now = order.index(tip)
         order[now], order[place] = order[place], order[now]
     number = np.full(len(vertices), -1)
@@ -536,7 +535,7 @@ def bake(seed: int) -> dict[str, np.ndarray]:
     template = _rounded(template).astype(float)
     regressor = joint_regressor(hands).astype(np.float32)
     joints = regressor.astype(float) @ template
-    hand = anatomy(np.concatenate([joints, template[TIP_VERTICES]])[TO_21])
+    hand = anatomy(np.concatenate([joints, template[FINGERTIPS]])[MANO_TO_JOINTS])
     weights = hands.weights
     directions = pose_correctives(template, weights, joints, hand, rng)
     components, mean, coefficients = pose_components(hand, rng)
@@ -554,7 +553,8 @@ def bake(seed: int) -> dict[str, np.ndarray]:
             )
         ),
     )
-    parents = np.where(PARENTS < 0, 2**32 - 1, PARENTS)
+    parents = np.array(PARENTS)
+    parents = np.where(parents < 0, 2**32 - 1, parents)
     return {
         "v_template": template.astype(np.float32),
         "f": hands.faces.astype(np.uint32),

@@ -62,6 +62,8 @@ def main() -> None:
         rows[kind].append((True, True, error(found, sample), with_box))
     lines = []
     for kind, values in rows.items():
+        if not values:
+            continue
         any_found, right, own, boxed = np.array(values, float).T
         lines.append(
             [kind, f"{len(values)}", f"{any_found.mean():.1%}", f"{right.mean():.1%}"]

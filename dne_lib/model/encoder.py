@@ -37,7 +37,7 @@ def resnet(name: str, pretrained: bool) -> torchvision.models.ResNet:
     weights: Any = torchvision.models.get_model_weights(name)
     try:
         return build(weights=weights.DEFAULT)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no network, or half a file
         place = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
             f"cannot download {name}'s ImageNet weights ({error}): put {weights.DEFAULT.url} into "

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dne_lib.evaluate import stage_names
 from dne_lib.metrics import MILLIMETRES, mpvpe, mpvpe_2d
 from dne_lib.model import Stage
 from dne_lib.plots import SKIN, draw_crop, error_colours, placed
@@ -27,16 +28,11 @@ from dne_lib.widgets.panels import (
 TRUTH = "truth"
 
 
-def stage_names(modules: int) -> tuple[str, ...]:
-    """The coarse mesh, then each module's."""
-    return ("coarse", *(f"module {i + 1}" for i in range(modules)))
-
-
 def welcome_controls(images: int, modules: int) -> Controls:
     """Controls for so many images and a network of so many modules."""
     return {
         "image": Slider("image", 1, images, 1, 1),
-        "mesh": Choice("mesh", (*stage_names(modules), TRUTH)),
+        "mesh": Choice("mesh", (*stage_names(1 + modules), TRUTH)),
         "colours": Choice("colours", ("hands", "error")),
     }
 
@@ -90,7 +86,7 @@ def welcome_panels(
         colours: hands (right warm, left blue), or error (blue 0 to red 30 mm).
     """
     n = image - 1
-    names = stage_names(len(scene.vertices) - 2)
+    names = stage_names(len(scene.vertices) - 1)
     at = (*names, TRUTH).index(mesh)
     present, truth = scene.sample["present"][n], scene.vertices[-1, n]
     vertices, camera = scene.vertices[at, n], scene.cameras[at, n]

@@ -12,7 +12,8 @@ set -euo pipefail
 plan=$1 folder=$2 minutes=$3
 export OMP_NUM_THREADS=1
 # Interrupted by the clock it leaves its last checkpoint.
-timeout --signal=INT $((minutes * 60 - 30)) \
+# (--foreground: otherwise the signal may come twice, which is to stop at once.)
+timeout --foreground --signal=INT $((minutes * 60 - 30)) \
     python3 -m dne_lib ablate "$plan" --runs "$folder/runs" --output "$folder/results" \
     || [ $? -eq 124 ]
 page=$folder/results/$(basename "$plan" .yaml).md

@@ -37,8 +37,17 @@ options+=(--preset "$preset" --data.root "$data" --output "$folder/$stage"
     --train.workers "$cores" --train.save-every 250)
 [ -f "$folder/$stage/config.json" ] && options+=(--resume)
 left=$((minutes * 60 - (SECONDS - began) - 45))
+if [ "$left" -lt 30 ]; then
+    echo "the images are drawn, and $minutes minutes are over: give it more" >&2
+    exit 1
+fi
 # Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
-timeout --signal=INT "$left" python3 -m dne_lib train "${options[@]}" || [ $? -eq 124 ]
+# (--foreground: otherwise the signal may come twice, which is to stop at once.)
+timeout --foreground --signal=INT "$left" python3 -m dne_lib train "${options[@]}" || [ $? -eq 124 ]
+if [ ! -f "$folder/$stage/model.safetensors" ]; then
+    echo "stopped before the first checkpoint: the same call begins again" >&2
+    exit 1
+fi
 dne evaluate "$folder/$stage" --limit 1000
 # What predictions say of their errors: it goes into the file that is shipped.
 if [ "$stage" = full ]; then dne calibrate "$folder/full"; fi
