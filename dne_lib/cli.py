@@ -106,6 +106,8 @@ class Train(Config):
         limit = None
         if process.is_main_process:
             render_missing(config.data.root)
+            # Who opens a split first indexes it, which takes a minute and memory: one does it.
+            InterHand(config.data.root, "train", config.model, config.data, augment=True)
             # What is needed at the end, so that nothing turns out to be missing days later.
             data = whole(config.data)
             test = InterHand(data.root, "test", config.model, data, augment=False)
