@@ -40,20 +40,15 @@ SPECK = 0.1  # of the largest piece
 BESIDE = 0.1
 
 # What EXIF's orientations say is to be done to an image.
-TURNS = dict(
-    enumerate(
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        start=2,
-    )
-)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 DEEP = ("I", "F")  # Pillow's modes of such images, which it would clip to 8 bits, not scale
 
 Box = tuple[float, float, float, float]  # x, y of the top left corner, width, height; pixels
@@ -309,9 +304,9 @@ def _drawn(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The meshes on the image; only what is around them is worked on, as photographs are large."""
     picture = p.image.copy()
-    if not p.present.any():
-        return picture
     points = p.points[p.present].reshape(-1, 2)
+    if not len(points) or not np.isfinite(points).all():
+        return picture
     end = np.array(picture.shape[1::-1])
     left, top = np.clip(np.floor(points.min(axis=0)) - 2, 0, end).astype(int)
     right, bottom = np.clip(np.ceil(points.max(axis=0)) + 3, 0, end).astype(int)
