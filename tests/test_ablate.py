@@ -84,6 +84,19 @@ def trained(monkeypatch):
     return calls
 
 
+def interrupt_step(monkeypatch, number):
+    """Ctrl-C in the n-th step that is trained from now on."""
+    loss, losses = training.total_loss, []
+
+    def stops(*arguments):
+        losses.append(arguments)
+        if len(losses) == number:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(training, "total_loss", stops)
+
+
 def test_a_plan_runs_once_and_is_reported(plan, tmp_path, trained, capsys):
     runs, output = tmp_path / "runs", tmp_path / "results"
     results = ablate(plan, runs, output)
@@ -214,15 +227,7 @@ def test_rows_of_a_run_that_is_trained_again_are_all_of_it(plan, tmp_path, train
 
 
 def test_a_run_goes_on_from_the_same_weights_in_another_place(plan, tmp_path, monkeypatch):
-    loss, losses = training.total_loss, []
-
-    def stops(*arguments):  # in the second step of the second run
-        losses.append(arguments)
-        if len(losses) == 4:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    monkeypatch.setattr(training, "total_loss", stops)
+    interrupt_step(monkeypatch, 4)  # of all runs together
     plan.write_text(yaml.safe_dump(yaml.safe_load(plan.read_text()) | {"seeds": [0]}))
     with pytest.raises(KeyboardInterrupt):
         ablate(plan, tmp_path / "runs", tmp_path / "results")
@@ -260,20 +265,14 @@ def test_a_variant_of_the_coarse_stage_alone(plan, tmp_path, trained):
 
 def test_an_interrupted_plan_goes_on(plan, tmp_path, trained, monkeypatch):
     runs, output = tmp_path / "runs", tmp_path / "results"
-    build, loss, losses = training._build, training.total_loss, []
+    build = training._build
 
     def killed(config):  # before the first checkpoint
         monkeypatch.setattr(training, "_build", build)
         raise KeyboardInterrupt
 
-    def stops(*arguments):  # in the second step of the second run
-        losses.append(arguments)
-        if len(losses) == 3:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
     monkeypatch.setattr(training, "_build", killed)
-    monkeypatch.setattr(training, "total_loss", stops)
+    interrupt_step(monkeypatch, 3)  # the second of the second run
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             ablate(plan, runs, output)
