@@ -14,6 +14,8 @@ from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.weights import load_network, load_pretrained
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Config",
     "DualNoiseNetwork",

@@ -1,8 +1,12 @@
-"""`dne synthesize | train | evaluate | calibrate | predict | ablate | check | export`."""
+"""3D meshes of hands, from images: make data, train, evaluate, predict.
+
+`dne COMMAND --help` has the options of a command, `dne --version` says which release this is.
+"""
 
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from tyro.conf import Positional, subcommand
 
+from dne_lib import __version__
 from dne_lib import config as settings
 from dne_lib.ablate import ablate, results_page
 from dne_lib.check import check_data
@@ -420,11 +425,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The preset decides the defaults of every other option, so it is read before them.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="tiny")
+    first.add_argument("--version", action="version", version=f"dne {__version__}")
     name = first.parse_known_args(arguments)[0].preset
     known: Any = commands(name if name in COARSE_STEPS else "tiny")
-    command = tyro.cli(known, args=arguments, prog="dne", description=__doc__)
     try:
-        command.run()
+        try:
+            tyro.cli(known, args=arguments, prog="dne", description=__doc__).run()
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         # From a process that loads data it comes with a traceback before it.
         message = str(error).rpartition("InputError: ")[2]
@@ -437,4 +445,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    except BrokenPipeError:
+        # Who read our output (head, less) has gone. Python would try to write the rest at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell has it of a program that SIGPIPE ended
     return 0

@@ -1,11 +1,14 @@
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import dne_lib
 from dne_lib import cli
 from dne_lib.config import Config, preset
 from dne_lib.files import InputError, write_json
@@ -85,6 +88,20 @@ def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, 
     (written,) = capsys.readouterr().err.strip().splitlines()
     assert written.startswith("dne: error: ")
     assert message in written
+
+
+def test_it_says_its_version(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"dne {dne_lib.__version__}\n"
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+    command = [sys.executable, "-m", "dne_lib", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monkeypatch):

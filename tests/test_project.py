@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import dne_lib
 from scripts import model_card
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
 
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == dne_lib.__version__ == PROJECT["version"]
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
