@@ -169,6 +169,8 @@ def load_pretrained(*, varied: bool = False, mano: Path | None = None) -> DualNo
 def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: str) -> list[str]:
     """Copy weights in; a coarse network's may go into a full one, whose modules stay fresh.
 
+    A regressor of the other kind (`ModelConfig.regressor`) stays fresh too.
+
     Returns:
         Names of the parameters that were loaded.
 
@@ -180,6 +182,8 @@ def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: st
         return name.partition(".")[0]
 
     own = network.state_dict()
+    if not any(part(name) == "regressor" for name in state.keys() & own.keys()):
+        state = {k: v for k, v in state.items() if part(k) != "regressor"}
     shared = {part(name) for name in own} & {part(name) for name in state}
     free = set(OPTIONAL_PARTS) - shared  # only one side has them
     wrong = [k for k in state.keys() & own.keys() if state[k].shape != own[k].shape]

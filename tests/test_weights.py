@@ -66,6 +66,18 @@ def test_a_full_network_lends_its_coarse_part(tmp_path):
     assert set(load_weights(coarse, state, "here")) == set(coarse.state_dict())
 
 
+def test_a_regressor_of_the_other_kind_stays_fresh():
+    coarse = dataclasses.replace(MODEL, modules=0)
+    state = DualNoiseNetwork(coarse).state_dict()
+    other = DualNoiseNetwork(dataclasses.replace(coarse, regressor="mlp"))
+    before = {k: v.clone() for k, v in other.state_dict().items() if k.startswith("regressor")}
+    loaded = load_weights(other, state, "here")
+    assert set(loaded) == {k for k in state if not k.startswith("regressor")}
+    assert before
+    for name, value in before.items():
+        assert torch.equal(other.state_dict()[name], value)
+
+
 def test_a_coarse_network_takes_the_place_of_another_ones(tmp_path):
     full = DualNoiseNetwork(MODEL)
     full.calibration = {"SH": Calibration(0.1, 0.01, 3.0)}
