@@ -14,9 +14,11 @@ from dne_lib.camera import ndc_to_pixels, pixels_to_ndc
 from dne_lib.config import DataConfig, ModelConfig
 from dne_lib.data.augment import apply_affine
 from dne_lib.data.index import (
+    POOR,
     Fits,
     Index,
     content_digest,
+    fit_errors,
     fit_hands,
     image_folder,
     missing_images,
@@ -34,7 +36,6 @@ SIZE = 256  # pixels of a picture
 # Right, left; far from skin, and from each other.
 MESH_COLOURS = np.array([[0.9, 0.15, 0.4], [0.15, 0.35, 0.95]], np.float32)
 JOINT_COLOURS = ((255, 235, 0), (0, 255, 140))
-POOR = 20.0  # mm: a fit that is farther off is hardly one
 PARTS = {"5": 44, "30": 198}  # of the tar file that holds v1.0's images, by frames a second
 MOST = 8  # names in a line
 
@@ -164,12 +165,12 @@ def describe_parts(root: Path) -> Iterator[str]:
 def describe_fits(index: Index, fits: Fits) -> Iterator[str]:
     """Lines on how far MANO's joints are from the triangulated ones."""
     used = np.unique(index.frame)
-    fitted, known = index.fitted[used], index.known[used]
+    fitted = index.fitted[used]
     yield (
         f"  MANO: {int(fitted.any(1).sum()):,} of {len(used):,} frames have "
         f"parameters; {int(fits.present.sum()):,} hands are in view"
     )
-    error = fits.error[used][fitted & known.any(-1)]
+    error = fit_errors(index, fits)
     if not len(error):
         return
     middle, high = np.percentile(error, (50, 95))

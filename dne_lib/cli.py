@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional, arg, subcommand
 
 from dne_lib import __version__
 from dne_lib import config as settings
@@ -42,7 +43,7 @@ from dne_lib.files import InputError, claim_folder
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
-from dne_lib.train import train
+from dne_lib.train import check_config, train
 from dne_lib.uncertainty import calibrate
 from dne_lib.weights import SHIPPED, find_weights, load_network, save_calibration
 
@@ -58,12 +59,16 @@ COARSE_STEPS = {"tiny": 30_000, "small": 8_000, "paper": 340_000}  # a million i
 UPRIGHT_STEPS = {"tiny": 12_000, "small": 3_000, "paper": 0}
 UPRIGHT = 10.0  # degrees
 
+# As the help names them.
+Folder = Annotated[Positional[Path], arg(metavar="FOLDER")]
+Network = Annotated[Positional[str], arg(metavar="NETWORK")]
+
 
 @dataclass
 class Synthesize:
     """Render the built-in data: an InterHand2.6M tree of the built-in hand."""
 
-    root: Positional[Path]  # folder to write, or to go on writing
+    root: Folder  # folder to write, or to go on writing
     train: int  # images to train on
     test: int  # images of other subjects to evaluate on
     val: int = 0  # images of yet other subjects, to calibrate on
@@ -106,8 +111,16 @@ class Train(Config):
         if self.from_scratch and self.train.initial is not None:
             raise InputError("--from-scratch starts from no weights: leave --train.initial out")
         config = Config(self.model, self.data, self.loss, self.train)
+        check_config(config)
+        for name in ("coarse_steps", "upright_steps"):
+            if (steps := getattr(self, name)) < 0:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is {steps}: give 0 to leave that stage out, or more")
         # One of several where accelerate launched us, on CPUs if it was told so.
-        process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        # They wait while the first one gets the data ready.
+        process = PartialState(
+            cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(hours=6)
+        )
         limit = None
         if process.is_main_process:
             render_missing(config.data.root)
@@ -178,7 +191,7 @@ class Train(Config):
 class Evaluate:
     """Measure a network: a table, metrics.json, pictures of meshes and maps."""
 
-    network: Positional[str]  # a run folder, a .safetensors file, or shipped[-coarse|-varied]
+    network: Network  # a run folder, a .safetensors file, or shipped[-coarse|-varied]
     # An InterHand2.6M tree; default: its own, or of shipped ones data/builtin or data/varied.
     data: Path | None = None
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
@@ -227,9 +240,8 @@ class Calibrate:
     on. To render some: dne synthesize FOLDER --train 0 --test 0 --val 500
     """
 
-    network: Positional[str]  # a run folder, a .safetensors file, or shipped[-varied]
-    # An InterHand2.6M tree; default: its own, or of shipped ones data/builtin or data/varied.
-    data: Path | None = None
+    network: Network  # a run folder or a .safetensors file
+    data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
     limit: int | None = 1000  # number of images, evenly spaced
 
@@ -237,6 +249,11 @@ class Calibrate:
         """Measure, fit, print, write."""
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit is {self.limit}: calibrate on at least one image")
+        if self.network in SHIPPED:
+            raise InputError(
+                f"{self.network} is part of the package and comes calibrated: copy "
+                f"{SHIPPED[self.network]}, and calibrate the copy"
+            )
         network, config = network_for(self.network, self.mano)
         config.data = dataclasses.replace(
             config.data,
@@ -252,7 +269,7 @@ class Calibrate:
 class Predict:
     """Recover the hands of a photograph: an overlay and the meshes as OBJ and GLB."""
 
-    image: Positional[Path]  # JPEG or PNG
+    image: Annotated[Positional[Path], arg(metavar="IMAGE")]  # JPEG or PNG
     box: str | None = None  # x,y,w,h in pixels around the hands; default: find them
     network: str = "shipped-varied"  # a run folder, a .safetensors file, or shipped
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
@@ -277,7 +294,7 @@ class Ablate:
     GPUs (CUDA_VISIBLE_DEVICES) or cores (OMP_NUM_THREADS=1). The plans are in scripts/plans.
     """
 
-    plan: Positional[Path]  # a YAML file
+    plan: Annotated[Positional[Path], arg(metavar="PLAN")]  # a YAML file
     runs: Path = Path("runs/ablations")  # plans that share a variant may share its runs
     output: Path = Path("runs/ablations/results")  # for PLAN.json, PLAN.md, a picture of each table
 
@@ -309,7 +326,7 @@ class Check:
 class Export:
     """Pack a split, or some of it, into tar files (WebDataset) that train as the tree does."""
 
-    output: Positional[Path]  # folder to write; give it as --data.root afterwards
+    output: Folder  # folder to write; give it as --data.root afterwards
     data: Path  # an InterHand2.6M tree
     split: Literal["train", "val", "test"] = "train"
     annotation: Literal["H", "M", "H+M"] = "H+M"  # images annotated by humans, by a machine, all

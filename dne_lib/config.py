@@ -5,10 +5,11 @@ The paper's hyperparameters are in a supplement that was never published; those 
 """
 
 import dataclasses
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dne_lib.files import InputError
 
@@ -18,6 +19,7 @@ VERTICES = 778
 JOINTS = 21
 PARTS = 33  # background, 16 right, 16 left; the paper's 34 is one more than 2 x 16 + 1
 
+UNBOUNDED = ("clip", "max_fit_error")  # where infinity makes sense
 
 Preset = Literal["tiny", "small", "paper"]
 
@@ -37,13 +39,16 @@ class ModelConfig:
     sampling: bool = True  # draw samples while training (Eq. 2); off: one deterministic mean
     noise_2d: bool = True  # estimate mu_2d (Eq. 3); off: u stays the projection of v
     noise_3d: bool = True  # estimate mu_3d (Eq. 4); off: v stays the coarse mesh
-    camera_correction: bool = True  # solve Eq. 6-7 after every module; off: keep the coarse camera
+    # Solve Eq. 6-7 after every module. Off, or without 2D noise, whose image points it is fitted
+    # to: keep the coarse camera.
+    camera_correction: bool = True
     selection: bool = True  # the best-scored sample goes on; off: the first one
     # How 2D coordinates are regressed: every vertex looks for itself, or the paper's MLP, which
     # mixes the places of F with the same weights for every image.
     regressor: Literal["attention", "mlp"] = "attention"
-    # What phi and varphi are: MLPs, or attention on the hand's mesh (Table 1: Ours-GraphAttn).
-    estimator: Literal["mlp", "graph"] = "mlp"
+    # What phi and varphi are: "mlp"; "graph", attention on the hand's mesh (Table 1:
+    # Ours-GraphAttn); or one of your own, by its name in `model.refine.ESTIMATORS`.
+    estimator: str = "mlp"
     # mu_3d starts a part of the way to where Eq. 1 would put the vertex, given its image point; the
     # part is varphi's to say. Off: varphi alone, as in the paper, slow to find this out.
     consistency: bool = True
@@ -134,8 +139,13 @@ class Config:
 def preset(name: Preset) -> Config:
     """A network with what trains it.
 
-    `paper`: the paper's. `small`: the paper's input on an encoder that one GPU trains from random
-    weights in half an hour; at half precision its weights take 31 MB. `tiny`: at laptop size.
+    `paper`: the paper's sizes and schedule. `small`: the paper's input on a smaller encoder, for
+    one GPU and random weights; at half precision its weights take 31 MB. `tiny`: at laptop size.
+
+    All of them have what the paper has not, unless it is switched off: `regressor` attention,
+    `consistency`, `vertex_coordinates`, `vertex_embedding`, and the losses `coordinates`, `score`
+    and `coarse_mesh`. The variant `As printed` of scripts/plans/open.yaml is without (but for
+    `score`, as the paper's confidence must be learned somehow).
     """
     if name == "paper":
         return Config()
@@ -172,6 +182,24 @@ def maps_first() -> LossConfig:
         projections=2.0,
         coordinates=2.0,
     )
+
+
+def check_fields(values: Any, part: str) -> None:
+    """Reject words that a field does not know, and floats that are no number.
+
+    Args:
+        values: a part of a `Config`.
+        part: its name, for the error message.
+
+    Raises:
+        InputError: names the field, its value and what it may be.
+    """
+    for name, kind in get_type_hints(type(values)).items():
+        value = getattr(values, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise InputError(f"{part}.{name} is {value!r}: use {' or '.join(get_args(kind))}")
+        if isinstance(value, float) and not (math.isfinite(value) or name in UNBOUNDED):
+            raise InputError(f"{part}.{name} is {value}: give a number")
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

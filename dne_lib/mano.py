@@ -109,9 +109,9 @@ class HandModel(nn.Module):
     tips: Int[Tensor, "5"]
     order: Int[Tensor, "21"]
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: str | Path | None = None):
         super().__init__()
-        right, left = (read_hand(path or ASSETS, side) for side in HANDS)
+        right, left = (read_hand(Path(path or ASSETS), side) for side in HANDS)
         if left_is_unmirrored(right, left):  # as MANO_LEFT is published
             left["shapedirs"][:, 0] *= -1
         both = {name: np.stack([right[name], left[name]]) for name in FIELDS}

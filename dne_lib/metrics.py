@@ -98,7 +98,9 @@ def mpjpe(
     """Mean distance of the valid joints from the true ones, millimetres, for every hand.
 
     The wrist or MCP that a protocol puts at the origin counts as a joint of error 0, as in the
-    published code. A hand without one valid joint gets 0: leave it out with a mask.
+    published code. (InterNet's takes the mean over hands for each joint, then over joints; where
+    all joints are known that is the same.) A hand without one valid joint gets 0: leave it out with
+    a mask.
 
     Args:
         joints, true_joints: hand units; any root.

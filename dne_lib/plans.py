@@ -31,11 +31,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from dne_lib.config import Config, Preset, preset
-from dne_lib.data.augment import check_data_config
 from dne_lib.files import InputError
-from dne_lib.model.network import check_model_config
-from dne_lib.train import check_train_config
-from dne_lib.weights import find_weights
+from dne_lib.train import check_config, check_train_config
 
 Metric = Literal["mpjpe", "mpvpe", "mpvpe_2d"]
 # What can be changed after training: everything else is in the weights or in what they learned.
@@ -170,19 +167,19 @@ def _check(plan: Plan) -> None:
     for seed in plan.seeds:
         check_train_config(plan.config({}, seed).train)
     for leg in plan.coarse:
-        _check_config(plan.config(leg))
+        check_config(plan.config(leg))
     trained = {variant.name: variant for variant in plan.variants if variant.of is None}
     for variant in plan.variants:
         if variant.samples < 0:
             raise InputError(f"{variant.name}: samples is {variant.samples}: 0 takes the means")
         if variant.of is None:
-            _check_config(plan.config(variant.set))
+            check_config(plan.config(variant.set))
             if variant.samples:
                 raise InputError(f"{variant.name}: samples goes with `of`, the variant to evaluate")
             continue
         if variant.of not in trained:
             raise InputError(f"{variant.name}: of: no variant {variant.of!r} is trained")
-        _check_config(plan.config({**trained[variant.of].set, **variant.set}))
+        check_config(plan.config({**trained[variant.of].set, **variant.set}))
         if other := [name for name in variant.set if name not in SWITCHES]:
             raise InputError(
                 f"{variant.name}: {other[0]} is settled by training: set {', '.join(SWITCHES)}, or "
@@ -206,15 +203,6 @@ def _check(plan: Plan) -> None:
         _, _, number = stage[1].partition(" ")
         if number and not 1 <= int(number) <= modules[name]:
             raise InputError(f"{where}: {name} has {modules[name]} modules, no {stage[1]}")
-
-
-def _check_config(config: Config) -> None:
-    """What training checks, before the first run of many."""
-    check_model_config(config.model)
-    check_data_config(config.data)
-    check_train_config(config.train)
-    if config.train.initial is not None:
-        find_weights(config.train.initial)
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:

@@ -176,7 +176,7 @@ def find_hands(
 def predict(
     network: DualNoiseNetwork,
     config: Config,
-    image: Path | UInt8[np.ndarray, "height width 3"],
+    image: str | Path | UInt8[np.ndarray, "height width 3"],
     box: Box | None = None,
 ) -> Prediction:
     """The hands in an image.
@@ -195,7 +195,7 @@ def predict(
         InputError: the image cannot be read, the box does not fit it, or no hand is found.
     """
     network.eval()
-    pixels = read_photo(image) if isinstance(image, Path) else image
+    pixels = image if isinstance(image, np.ndarray) else read_photo(Path(image))
     size = config.model.image_size
     device = next(network.parameters()).device
 

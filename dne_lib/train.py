@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,14 +30,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dne_lib.config import Config, TrainConfig, config_to_dict, differences
+from dne_lib.config import Config, TrainConfig, check_fields, config_to_dict, differences
+from dne_lib.data.augment import check_data_config
 from dne_lib.data.interhand import InterHand
 from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Output
-from dne_lib.weights import WEIGHTS, load_weights, read_weights, save_network
+from dne_lib.model.network import check_model_config
+from dne_lib.weights import WEIGHTS, find_weights, load_weights, read_weights, save_network
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +86,13 @@ def train(
     resume: bool = False,
     until: int | None = None,
     same: Collection[str] = (),
+    dataset: Any = None,
 ) -> Path:
     """Train one stage and leave a run folder.
 
-    The folder holds config.json, log.jsonl (a line every `log_every` steps and at each
-    checkpoint), tensorboard/, checkpoint/ (all that resuming needs) and model.safetensors (for
-    evaluation and prediction).
+    The folder holds config.json, data.json (which labels and hand model, wherever they lie),
+    log.jsonl (a line every `log_every` steps and at each checkpoint), tensorboard/, checkpoint/
+    (all that resuming needs) and model.safetensors (for evaluation and prediction).
 
     Args:
         config: see `config.py`. `train.stage` "coarse" trains with no modules, whatever
@@ -97,6 +101,9 @@ def train(
         resume: go on from its checkpoint, or from the start if it was stopped before the first.
         until: stop after this step with a checkpoint; the schedule stays that of `train.steps`.
         same: fields ("train.initial") that resuming may find said in another way.
+        dataset: a map-style data set to train on instead of the split train of `data.root`. Its
+            samples have the keys of those of `InterHand` (but for `triangulated` and `crop`), and
+            it has `set_epoch(number)`, which is called before each pass.
 
     Returns:
         The run folder.
@@ -131,9 +138,13 @@ def train(
         {"params": params, "rate": rate, "lr": 0.0} for rate, params in rates.items() if params
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
-    dataset = InterHand(
-        config.data.root, "train", config.model, config.data, augment=True, seed=config.train.seed
-    )
+    identity = {}
+    if dataset is None:
+        seed = config.train.seed
+        dataset = InterHand(config.data.root, "train", config.model, config.data, True, seed)
+        dataset.require_fit()
+        if accelerator.is_main_process:
+            identity = dataset.identity()
     batch_size = config.train.batch_size // accelerator.num_processes
     if len(dataset) < config.train.batch_size:
         raise InputError(
@@ -142,7 +153,7 @@ def train(
         )
     # Only now, so that a mistake in what was given leaves no run.
     if accelerator.is_main_process:
-        _open_run(config, output, resume, same)
+        _open_run(config, output, resume, same, identity)
     accelerator.wait_for_everyone()
     loader = DataLoader(
         dataset,
@@ -211,6 +222,21 @@ def train(
     return output
 
 
+def check_config(config: Config) -> None:
+    """What can be told of a configuration before anything is read but the names of files.
+
+    Raises:
+        InputError: a setting cannot be built or trained with, or there are no weights to start
+            from where `train.initial` says.
+    """
+    check_model_config(config.model)
+    check_data_config(config.data)
+    check_train_config(config.train)
+    check_fields(config.loss, "loss")
+    if config.train.initial is not None:
+        find_weights(config.train.initial)
+
+
 def check_train_config(config: TrainConfig, processes: int = 1) -> None:
     """Reject settings that cannot be trained with.
 
@@ -220,6 +246,7 @@ def check_train_config(config: TrainConfig, processes: int = 1) -> None:
     Raises:
         InputError: names the field, its value and what it may be.
     """
+    check_fields(config, "train")
     for name in ("steps", "batch_size", "log_every", "save_every"):
         if getattr(config, name) < 1:
             raise InputError(f"train.{name} is {getattr(config, name)}: it must be at least 1")
@@ -276,8 +303,9 @@ def _enough_memory(config: TrainConfig) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"a batch of {config.batch_size} images does not fit into the GPU's memory: lower "
-            "train.batch_size, or use more GPUs, which share it"
+            f"a batch of {config.batch_size} images does not fit into the GPU's memory: begin a "
+            "run with a smaller train.batch_size, from the weights there are (train.initial: the "
+            "folder of this run or of the leg before), or use more GPUs, which share the batch"
         ) from error
 
 
@@ -319,9 +347,14 @@ def parts_accuracy(output: Output, batch: dict[str, Tensor]) -> float:
     return (right & on_hand).sum().item() / max(on_hand.sum().item(), 1)
 
 
-def _open_run(config: Config, output: Path, resume: bool, same: Collection[str]) -> None:
-    """Claim the folder and write the configuration, or check it against the one that is there."""
-    path = output / "config.json"
+def _open_run(
+    config: Config, output: Path, resume: bool, same: Collection[str], identity: dict[str, str]
+) -> None:
+    """Claim the folder and write the configuration, or check it against the one that is there.
+
+    The same labels and the same hand model may have moved, or been packed by `dne export`.
+    """
+    path, data = output / "config.json", output / "data.json"
     if not resume or path.exists():  # a mistake leaves no folder
         claim_folder(output, "run")
     if path.exists() != resume:
@@ -333,12 +366,15 @@ def _open_run(config: Config, output: Path, resume: bool, same: Collection[str])
     values = config_to_dict(config)
     if resume and _checkpoint(output):
         free = [*same, *(f"train.{name}" for name in FREE)]
+        if identity and data.exists() and read_json(data) == identity:
+            free += ["data.root", "data.mano"]
         if differ := differences(read_json(path), values, free):
             raise InputError(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "
                 "resume with the same, or start a new run from its weights with train.initial"
             )
     write_json(path, values)
+    write_json(data, identity)
 
 
 def _build(config: Config) -> tuple[DualNoiseNetwork, dict[float, list[nn.Parameter]]]:
@@ -358,7 +394,7 @@ def _build(config: Config) -> tuple[DualNoiseNetwork, dict[float, list[nn.Parame
 
 
 def _batches(
-    accelerator: Accelerator, loader: DataLoader, dataset: InterHand, step: int, steps: int
+    accelerator: Accelerator, loader: DataLoader, dataset: Any, step: int, steps: int
 ) -> Iterator[dict[str, Tensor]]:
     """Batches from a step on, so that a resumed run sees what it would have seen."""
     while step < steps:

@@ -228,6 +228,7 @@ def calibrate(
         InputError: the data cannot be read, are too few, or the network has no modules.
     """
     dataset = InterHand(config.data.root, "val", config.model, config.data, augment=False)
+    dataset.require_fit()
     measured = measure(network, batches(dataset, config, limit))
     fits, before = fit(measured), as_trained(config.model)
     rows = []

@@ -43,6 +43,7 @@ def make_sample(hands: HandModel, seed: int, present: tuple[bool, bool]) -> dict
         "interacting": torch.tensor(all(present)),
         "vertices": units[:, :778],
         "joints": units[:, 778:],
+        "triangulated": units[:, 778:] + torch.tensor([[0.0]] + 20 * [[0.021]]),
         "vertices_2d": torch.from_numpy(flat[:, :778]),
         "joint_valid": torch.from_numpy(valid),
         "camera": camera * torch.from_numpy(where),

@@ -61,6 +61,9 @@ def test_known_errors_are_reported(batch):
         assert coarse["mpvpe"]["wrist"][group] == pytest.approx(0.1 * MILLIMETRES, rel=1e-4)
         assert coarse["mpvpe"]["procrustes"][group] < 1e-2
         assert coarse["mpjpe"]["wrist"][group] == 0
+        # Off by 0.021 along all three axes at all joints but the wrist.
+        triangulated = 0.02 * 3**0.5 * MILLIMETRES
+        assert coarse["mpjpe_triangulated"]["wrist"][group] == pytest.approx(triangulated, rel=1e-4)
         assert coarse["mpvpe_2d"][group] == pytest.approx(2, rel=1e-4)
         assert exact["mpvpe_2d"][group] == 0
         assert all(exact[m][p][group] < 1e-2 for m in ("mpjpe", "mpvpe") for p in PROTOCOLS)
@@ -129,8 +132,12 @@ def test_tables(batch):
     assert markdown == "| a |   b |\n| :- | --: |\n| x | 1.0 |"
     protocols = evaluation.protocol_summary(results).splitlines()
     assert [line.split("  ")[0] for line in protocols[2:]] == [
-        f"{metric}, {stage}" for metric in ("MPJPE", "MPVPE") for stage in ("coarse", "module 1")
+        f"{metric}, {stage}"
+        for metric in ("MPJPE", "MPJPE, triangulated", "MPVPE")
+        for stage in ("coarse", "module 1")
     ]
+    plain = evaluate(Oracle(batch), [{k: v for k, v in batch.items() if k != "triangulated"}])
+    assert "triangulated" not in evaluation.protocol_summary(plain)
     assert max(map(len, protocols)) < 80
     assert evaluation.number(None) == "-"
 
@@ -155,6 +162,9 @@ class Tree(InterHand):
 
     def groups(self):
         return {"sequences": ["Capture0/a", "Capture0/b", "Capture0/a"], "cameras": ["1"] * 3}
+
+    def require_fit(self):
+        pass
 
     def record(self):
         return {"release": "made up", "labels": Tree.digest}

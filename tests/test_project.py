@@ -1,8 +1,10 @@
 """The files around the package agree with each other."""
 
 import ast
+import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,11 +14,14 @@ import pytest
 import yaml
 
 import dne_lib
+from dne_lib import cli
 from scripts import model_card
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "dne-lib": "dne_lib"}
+COMMANDS = ("synthesize", "train", "evaluate", "calibrate", "predict", "ablate", "check", "export")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md")), model_card.CARD]
 # Imported by accelerate when it is asked to log.
 INDIRECT = {"tensorboard"}
 
@@ -142,6 +147,19 @@ def test_links_in_the_readme_lead_somewhere():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_the_pages_have_options_that_there_are(page, monkeypatch, capsys):
+    for name in COMMANDS:
+        monkeypatch.setattr(getattr(cli, name.capitalize()), "run", lambda command: None)
+    named = rf"(?:\.venv/bin/|`|^)dne ((?:{'|'.join(COMMANDS)})\b[^`\n#]*)"
+    for line in re.findall(named, page.read_text(), re.MULTILINE):
+        if "…" in line or " N" in line:
+            continue
+        with contextlib.suppress(SystemExit):  # a mention need not have all that is required
+            cli.main(shlex.split(line))
+        assert not re.search("unrecognized|invalid", capsys.readouterr().err, re.IGNORECASE), line
 
 
 def test_the_code_of_the_readme_runs():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from accelerate import Accelerator
 
 import dne_lib.train as module
 from dne_lib.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, config_to_dict
+from dne_lib.data import interhand
 from dne_lib.data.interhand import InterHand
 from dne_lib.files import InputError
 from dne_lib.losses import total_loss
 from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.refine import ESTIMATORS
 from dne_lib.train import check_train_config, learning_rate, train, usable_precision
 from dne_lib.weights import load_network, read_weights
 
@@ -196,6 +199,79 @@ def test_a_run_is_never_overwritten(config, tmp_path):
     with pytest.raises(InputError, match="holds files"):
         train(config, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_run_whose_data_have_moved_goes_on(config, tmp_path, builtin_data):
+    run = train(changed(config, steps=1), tmp_path / "run")
+    moved = tmp_path / "moved"
+    shutil.copytree(builtin_data, moved)
+    config.data = dataclasses.replace(config.data, root=moved)
+    train(changed(config, steps=2), run, resume=True)
+    assert saved_step(run) == 2
+    assert json.loads((run / "config.json").read_text())["data"]["root"] == str(moved)
+    # Other labels are other data, and older runs do not say which theirs were.
+    path = moved / "annotations" / "train" / "InterHand2.6M_train_MANO_NeuralAnnot.json"
+    labels = path.read_text()
+    fits = json.loads(labels)
+    capture = next(iter(fits.values()))
+    next(hand for frame in capture.values() for hand in frame.values() if hand)["shape"][0] += 0.5
+    path.write_text(json.dumps(fits))
+    with pytest.raises(InputError, match=r"\(data\.root differ\)"):
+        train(changed(config, steps=3), _with_root(run, "elsewhere"), resume=True)
+    path.write_text(labels)
+    (run / "data.json").unlink()
+    with pytest.raises(InputError, match=r"\(data\.root differ\)"):
+        train(changed(config, steps=3), _with_root(run, "elsewhere"), resume=True)
+
+
+def _with_root(run, root):
+    path = run / "config.json"
+    values = json.loads(path.read_text())
+    values["data"]["root"] = root
+    path.write_text(json.dumps(values))
+    return run
+
+
+def test_labels_of_another_hand_model_are_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(interhand, "POOR", -1.0)
+    with pytest.raises(InputError, match=r"the built-in hand the joints are 0 mm .* data\.mano"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_estimator_and_a_data_set_of_ones_own(config, tmp_path, monkeypatch):
+    class Linear(torch.nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(n, outputs) for n in inputs)
+
+        def forward(self, parts):
+            return sum(layer(x) for layer, x in zip(self.layers, parts, strict=True)).float()
+
+    class Own(torch.utils.data.Dataset):
+        def __init__(self):
+            self.tree = InterHand(config.data.root, "train", MODEL, DataConfig(), augment=False)
+            self.epochs = []
+
+        def set_epoch(self, number):
+            self.epochs.append(number)
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return {k: v for k, v in self.tree[index].items() if k not in ("triangulated", "crop")}
+
+    monkeypatch.setitem(ESTIMATORS, "linear", lambda inputs, outputs, *_: Linear(inputs, outputs))
+    config.model = dataclasses.replace(config.model, estimator="linear")
+    own = Own()
+    run = train(changed(config, steps=2), tmp_path / "run", dataset=own)
+    assert set(own.epochs) == {0, 1}
+    network, _ = load_network(run)
+    assert isinstance(network.refiners[0].phi, Linear)
+    monkeypatch.delitem(ESTIMATORS, "linear")
+    with pytest.raises(InputError, match="estimator is 'linear': use mlp or graph"):
+        load_network(run)
 
 
 def test_a_run_of_an_earlier_version_goes_on(config, tmp_path):

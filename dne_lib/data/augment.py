@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from dne_lib.config import DataConfig
+from dne_lib.config import DataConfig, check_fields
 from dne_lib.files import InputError
 
 MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
@@ -37,6 +37,7 @@ def check_data_config(data: DataConfig) -> None:
     Raises:
         InputError: names the field, its value and what it may be.
     """
+    check_fields(data, "data")
     for name in ("scale", "brightness"):
         if not 0 <= getattr(data, name) < 1:
             raise InputError(f"data.{name} is {getattr(data, name)}: 0.1 is ten per cent")

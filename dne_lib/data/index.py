@@ -38,6 +38,7 @@ from dne_lib.mano import INTERHAND_TO_JOINTS, HandModel
 
 HAND_TYPES = (*HANDS, "interacting")
 FILES = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
+POOR = 20.0  # mm: a fit that is farther off is hardly one
 NEAREST = 0.1  # metres: a joint nearer to the camera than this is of a failed fit
 VERSION = 3  # of the arrays: another one makes them again
 BLOCK = 1 << 22  # bytes of JSON read at a time
@@ -173,6 +174,12 @@ def fit_hands(index: Index, hands: HandModel) -> Fits:
     values = (hands.template, hands.shapedirs, hands.posedirs, hands.regressor, hands.weights)
     model = _digest(*(v.numpy(force=True).tobytes() for v in (*values, hands.mean_pose)))
     return _cached(Fits, index.folder / f"hands-{model}", lambda: _fit(index, hands))
+
+
+def fit_errors(index: Index, fits: Fits) -> Float[np.ndarray, "hands"]:
+    """How far MANO's joints are from the triangulated ones, mm, where both are known."""
+    used = np.unique(index.frame)
+    return fits.error[used][index.fitted[used] & index.known[used].any(-1)]
 
 
 def content_digest(index: Index) -> str:

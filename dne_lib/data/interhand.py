@@ -43,8 +43,10 @@ from dne_lib.data.augment import (
     swap_hands,
 )
 from dne_lib.data.index import (
+    POOR,
     Missing,
     content_digest,
+    fit_errors,
     fit_hands,
     image_folder,
     missing_images,
@@ -58,6 +60,9 @@ from dne_lib.rasterize import auxiliary_maps
 
 log = logging.getLogger(__name__)
 
+# What the points of a hand are, in the order in which they are projected.
+MESH_JOINTS = slice(VERTICES, VERTICES + JOINTS)
+TRIANGULATED = slice(VERTICES + JOINTS, None)
 NONE_MISSING = Missing(np.zeros(0, np.int64), {})
 
 
@@ -71,7 +76,8 @@ class InterHand(Dataset):
     - image "3 size size": RGB in [0, 1]
     - present "hand", interacting "": bool
     - vertices "hand 778 3", joints "hand 21 3" (`HandModel.regress_joints`): relative to MANO's
-      wrist, hand units, camera frame
+      wrist, hand units, camera frame; triangulated "hand 21 3": the joints of joint_3d likewise,
+      which MANO was fitted to, zero where it does not know them
     - vertices_2d "hand 778 2", joints_2d "hand 21 2": their perspective projections, normalised
       device coordinates of the crop; joint_valid "hand 21": bool
     - pose "hand 16 6", betas "hand 10": 6D rotations, mean pose included, and shape
@@ -94,7 +100,7 @@ class InterHand(Dataset):
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         split: str,
         config: ModelConfig,
         data: DataConfig,
@@ -102,6 +108,7 @@ class InterHand(Dataset):
         seed: int = 0,
     ):
         check_data_config(data)
+        root = Path(root)
         self.root, self.images = root, image_folder(root, split)
         self.config, self.data, self.augment, self.seed = config, data, augment, seed
         if data.mano is not None and is_builtin(root):
@@ -157,6 +164,25 @@ class InterHand(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Draw other changes from now on, in workers that are already running too."""
         self.epoch.fill_(epoch)
+
+    def require_fit(self) -> None:
+        """Refuse labels of another hand model: nobody should train for days on them.
+
+        Raises:
+            InputError: MANO's joints are not where the triangulated ones are.
+        """
+        error = fit_errors(self.labels, self.fits)
+        if len(error) and (middle := np.median(error)) > POOR:
+            hand = self.data.mano or "the built-in hand"
+            raise InputError(
+                f"{self.root}: with {hand} the joints are {middle:.0f} mm (median) from the "
+                "triangulated ones: give the folder of MANO's files that the labels were made "
+                "with as data.mano, and look at what `dne check` draws"
+            )
+
+    def identity(self) -> dict[str, str]:
+        """Which labels and hand model these are, wherever they lie."""
+        return {"labels": content_digest(self.labels), "hands": self.fits.folder.name}
 
     def record(self) -> dict[str, Any]:
         """Which images these are, for a results file; `counts` tells what was left out."""
@@ -257,7 +283,7 @@ class InterHand(Dataset):
         rotations = self.hands.mano_rotations(torch.from_numpy(index.pose[frame])).numpy()
         rotations[:, :, 0] = view[:, None] @ rotations[:, :, 0]
         betas = index.betas[frame]
-        points = np.zeros((len(rows), 2, VERTICES + JOINTS, 3), np.float32)
+        points = np.zeros((len(rows), 2, VERTICES + 2 * JOINTS, 3), np.float32)
         for side in range(2):
             some = present[:, side]
             if not some.any():
@@ -267,7 +293,10 @@ class InterHand(Dataset):
             )
             points[some, side, :VERTICES] = hand.vertices.numpy()
         vertices = torch.from_numpy(points[:, :, :VERTICES])
-        points[:, :, VERTICES:] = self.hands.regress_joints(vertices).numpy()
+        points[:, :, MESH_JOINTS] = self.hands.regress_joints(vertices).numpy()
+        triangulated = index.joints[frame] - self.fits.wrist[frame][:, :, None]
+        triangulated[~(index.known[frame] & present[..., None])] = 0
+        points[:, :, TRIANGULATED] = np.einsum("bij,bhkj->bhki", view, triangulated)
         offsets = self.fits.wrist[frame] - index.position[camera][:, None]
         wrist = np.einsum("bij,bhj->bhi", view, offsets)
         wrist[~present] = (0, 0, 1)  # anywhere before the camera
@@ -304,7 +333,7 @@ class InterHand(Dataset):
         maps = [
             auxiliary_maps(
                 projections[n, :, :VERTICES],
-                projections[n, :, VERTICES:],
+                projections[n, :, MESH_JOINTS],
                 points[n, :, :VERTICES],
                 depth[n],
                 present[n],
@@ -321,9 +350,10 @@ class InterHand(Dataset):
             "present": torch.from_numpy(present),
             "interacting": torch.from_numpy(index.hand_type[rows] == len(HANDS)),
             "vertices": units[:, :, :VERTICES],
-            "joints": units[:, :, VERTICES:],
+            "joints": units[:, :, MESH_JOINTS],
+            "triangulated": units[:, :, TRIANGULATED],
             "vertices_2d": vertices_2d,
-            "joints_2d": torch.from_numpy(projections[:, :, VERTICES:]),
+            "joints_2d": torch.from_numpy(projections[:, :, MESH_JOINTS]),
             "joint_valid": torch.from_numpy(valid),
             "pose": matrix_to_rotation_6d(torch.from_numpy(rotations)),
             "betas": torch.from_numpy(betas),

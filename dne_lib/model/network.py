@@ -7,14 +7,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dne_lib.camera import project
-from dne_lib.config import HAND_UNIT, ModelConfig
+from dne_lib.config import HAND_UNIT, ModelConfig, check_fields
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel, rotation_6d_to_matrix
 from dne_lib.model.auxiliary import Auxiliary, AuxiliaryBlock
 from dne_lib.model.coarse import CoarseRegressor, Parameters
 from dne_lib.model.encoder import Encoder
 from dne_lib.model.noise import Calibration
-from dne_lib.model.refine import AttentionRegressor, CoordinateRegressor, DualNoiseModule
+from dne_lib.model.refine import (
+    ESTIMATORS,
+    AttentionRegressor,
+    CoordinateRegressor,
+    DualNoiseModule,
+)
 
 
 class Stage(NamedTuple):
@@ -44,14 +49,12 @@ def check_model_config(config: ModelConfig) -> None:
     Raises:
         InputError: names the field, its value and what it may be.
     """
-    if config.backbone not in ("resnet18", "resnet50"):
-        raise InputError(f"model.backbone is {config.backbone!r}: use resnet18 or resnet50")
+    check_fields(config, "model")
     if config.stages not in (2, 3, 4):
         raise InputError(f"model.stages is {config.stages}: keep 2, 3 or 4 stages of the ResNet")
-    if config.regressor not in ("attention", "mlp"):
-        raise InputError(f"model.regressor is {config.regressor!r}: use attention or mlp")
-    if config.estimator not in ("mlp", "graph"):
-        raise InputError(f"model.estimator is {config.estimator!r}: use mlp or graph")
+    if config.estimator not in ESTIMATORS:
+        names = " or ".join(ESTIMATORS)
+        raise InputError(f"model.estimator is {config.estimator!r}: use {names}")
     if config.image_size % 2 ** (config.stages + 1) or config.image_size < 32:
         multiple = 2 ** (config.stages + 1)
         raise InputError(f"model.image_size is {config.image_size}: use a multiple of {multiple}")
@@ -107,7 +110,7 @@ class DualNoiseNetwork(nn.Module):
         """Run every stage.
 
         Args:
-            image: RGB in [0, 1].
+            image: RGB in [0, 1], S = config.image_size. Another size is taken too, and read worse.
             present: refine only these hands (others come back as zeros); None: both.
             samples: noise draws per module; None: R while training, the means otherwise.
             generator: source of the noise; None: torch's global one.

@@ -4,6 +4,7 @@ Everything here works on a flat list of hands (`n`): the network gathers the han
 present from both axes, batch and hand, before the first module, and puts them back at the end.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -222,6 +223,16 @@ def asked_step(
     return (points - projected) / camera[:, None, :, 0].clamp(min=SMALLEST_SCALE)
 
 
+# phi and varphi: (widths of what is given for each vertex, width of the answer, configuration,
+# topology) to a module that takes these parts, each n x 778 x width, 1 for n or 778 where all
+# are alike, and answers n x 778 x width. A name added here is one that `ModelConfig.estimator`,
+# and with it training, plans and `load_network`, knows.
+ESTIMATORS: dict[str, Callable[[list[int], int, ModelConfig, HandTopology], nn.Module]] = {
+    "mlp": lambda inputs, outputs, config, _: ConcatMLP(inputs, 2 * config.channels, outputs),
+    "graph": lambda inputs, outputs, _, hand: GraphAttention(inputs, outputs, one_ring(hand.faces)),
+}
+
+
 class Refinement(NamedTuple):
     """What one module returns; samples lead."""
 
@@ -251,9 +262,7 @@ class DualNoiseModule(nn.Module):
             own = [c]
 
         def estimator(inputs: list[int], outputs: int) -> nn.Module:
-            if config.estimator == "graph":
-                return GraphAttention(inputs, outputs, one_ring(topology.faces))
-            return ConcatMLP(inputs, 2 * c, outputs)
+            return ESTIMATORS[config.estimator](inputs, outputs, config, topology)
 
         if config.noise_2d:
             self.phi = estimator([c, c, *where], 2)
@@ -319,7 +328,7 @@ class DualNoiseModule(nn.Module):
 
         refined, coordinates, scores = (torch.stack(each) for each in zip(*drawn, strict=True))
         best = scores.argmax(dim=0) if config.selection else torch.zeros_like(side)
-        if config.camera_correction:
+        if config.camera_correction and regressed is not None:
             n = torch.arange(len(side), device=side.device)
             camera = ridge_camera(refined[best, n], coordinates[best, n], config.ridge)  # Eq. 7
         return Refinement(refined, coordinates, scores, best, camera)

@@ -209,6 +209,9 @@ def test_targets_are_what_smplx_and_the_camera_say(drawn, augment):
             tips = sample["joints"][hand, [4, 8, 12, 16, 20]]
             torch.testing.assert_close(tips, sample["vertices"][hand, mano.FINGERTIPS])
             assert sample["joints"][hand, 0].norm() * HAND_UNIT < 1e-3
+            seen = sample["triangulated"][hand]  # here: MANO's joints, so that the wrist is 0
+            assert seen[0].norm() * HAND_UNIT < 1e-5
+            torch.testing.assert_close(seen[[4, 8, 12, 16, 20]], tips, atol=1e-4, rtol=0)
 
 
 def silhouette(sample, topology) -> np.ndarray:
@@ -316,6 +319,7 @@ def test_single_hand_images_never_mark_the_other_hand(drawn, tree):
             names = [
                 "vertices",
                 "joints",
+                "triangulated",
                 "vertices_2d",
                 "joints_2d",
                 "joint_valid",
@@ -398,6 +402,7 @@ def test_shapes_and_types(drawn):
         "interacting": (),
         "vertices": (2, 778, 3),
         "joints": (2, 21, 3),
+        "triangulated": (2, 21, 3),
         "vertices_2d": (2, 778, 2),
         "joints_2d": (2, 21, 2),
         "joint_valid": (2, 21),

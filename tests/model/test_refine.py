@@ -195,6 +195,7 @@ def test_the_number_of_samples(inputs):
 def test_2d_noise_off_keeps_the_projection_as_u(inputs):
     inputs["regressed"] = None
     out = build(noise_2d=False)(**inputs, samples=2)
+    assert torch.equal(out.camera, inputs["camera"])  # there are no image points to fit it to
     projected = inputs["camera"][:, :, 0][:, None] * inputs["vertices"][..., :2]
     projected = projected + inputs["camera"][:, :, 1][:, None]
     torch.testing.assert_close(out.coordinates, projected.expand(2, -1, -1, -1))
