@@ -41,6 +41,7 @@ FREE = ("train.workers", "train.save_every", "train.initial")
 # Younger than the first results that are kept: at their default they say nothing new of these.
 LATER = ("loss.coarse_mesh",)
 LEVEL = 0.9  # of the interval that decides on a claim
+NARROWEST = 0.05  # a picture's axis, over the value in its middle: half a percent looks like it
 RULE = (
     "Changes are taken seed by seed, since runs of a seed share data, order and starting weights: "
     "mean ± standard deviation over the seeds, and the 90 % interval of the mean (Student's t). "
@@ -484,7 +485,8 @@ def claims_table(results: dict[str, Any], markdown: bool = False) -> str:
 def figure(results: dict[str, Any], name: str) -> Figure:
     """A table of a plan as a picture: a dot a seed, a bar from mean - to mean + one deviation.
 
-    All hands together; what is drawn higher stands higher in the table.
+    All hands together; what is drawn higher stands higher in the table. However near the rows are
+    to each other, an axis is `NARROWEST` wide.
     """
     entry = results["plan"]["tables"][name]
     rows = [row for row in entry["rows"] if row in results["rows"]]
@@ -497,6 +499,10 @@ def figure(results: dict[str, Any], name: str) -> Figure:
             deviation = numbers["std"] or 0.0
             axis.errorbar(numbers["mean"], place, xerr=deviation, fmt="|", color="C0", capsize=3)
             axis.plot(numbers["seeds"], [place] * len(numbers["seeds"]), "o", color="C0", ms=4)
+        low, high = axis.get_xlim()
+        middle, width = (low + high) / 2, high - low
+        width = max(width, NARROWEST * middle)
+        axis.set_xlim(middle - width / 2, middle + width / 2)
         axis.set_xlabel(f"{METRICS[metric]}, {'pixels' if metric == 'mpvpe_2d' else 'mm'}")
         axis.grid(axis="x", alpha=0.3)
         axis.locator_params(axis="x", nbins=5)

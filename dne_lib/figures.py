@@ -80,7 +80,7 @@ def pipeline(
 
     frame = FancyBboxPatch((21, 2), 89, 19, "round,pad=0.3", fc="none", ec=LESSON, ls="--")
     axis.add_patch(frame)
-    axis.text(22, 19, f"dual-noise module, M = {config.modules} in a row", fontsize=11,
+    axis.text(22, 3.8, f"dual-noise module, M = {config.modules} in a row", fontsize=11,
               weight="bold", va="center")  # fmt: skip
     _box(axis, 1, 6, 15, 10, state, TENSOR, 8)
     _box(axis, 24, 6, 13, 10, "2D noise\nF read at u\n" + r"$\phi$, Eq. 3", STEP, 6)
@@ -91,11 +91,13 @@ def pipeline(
     _picture(axis, refined, 115, 5, f"refined mesh\nv  {text['vertices']}")
     for start, end in ((16, 24), (37, 41), (56, 60), (73, 77), (92, 96), (108, 115)):
         _arrow(axis, (start, 11), (end, 11))
-    _arrow(axis, (122, 32.4), (122, 28), (8.5, 28), (8.5, 16))
-    _arrow(axis, (78, 40), (78, 21.3))
-    _box(axis, 50, 22.5, 23, 4.5, f"image points  {text['regressed']}", TENSOR, 6)
-    _arrow(axis, (78, 24.7), (73, 24.7))
-    _arrow(axis, (61.5, 22.5), (61.5, 21.3))
+    _arrow(axis, (122, 32.4), (122, 28.8), (8.5, 28.8), (8.5, 16))
+    _box(axis, 22.5, 22.5, 23, 4.5, f"image points  {text['regressed']}", TENSOR, 6)
+    _arrow(axis, (28, 22.5), (28, 16))
+    # F is read by the image points and by both noises, where the points are.
+    _arrow(axis, (78, 40), (78, 18.8), (33.5, 18.8), (33.5, 16))
+    _arrow(axis, (66.5, 18.8), (66.5, 16))
+    _arrow(axis, (78, 24.7), (45.5, 24.7))
     return figure
 
 

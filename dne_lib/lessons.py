@@ -1,6 +1,7 @@
 """What the notebooks share: a few samples, a stand-in for a coarse prediction, exercises."""
 
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,10 +77,11 @@ def stand_in(
 
 
 def attempt(check: Callable[[Any], None], answer: Any) -> None:
-    """Check the answer to an exercise, and say so kindly where it has not been written yet.
+    """Check the answer to an exercise, and say what is wrong or that it is not written yet.
 
     Args:
-        check: raises AssertionError for a wrong answer.
+        check: raises AssertionError for a wrong answer, with a message where there is more to say
+            than the line that does not hold.
         answer: what the reader wrote.
     """
     name = answer.__name__
@@ -87,5 +89,8 @@ def attempt(check: Callable[[Any], None], answer: Any) -> None:
         check(answer)
     except NotImplementedError:
         print(f"{name} is yours to write: replace the raise, then run both cells again.")
+    except AssertionError as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+        print(f"{name}: not yet. {str(error) or f'This does not hold: {line}'}")
     else:
         print(f"{name}: correct.")

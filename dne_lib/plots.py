@@ -196,7 +196,7 @@ def contact_sheet(
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=9)
     for axis, label in zip(axes[:, 0], labels, strict=False):
-        axis.set_ylabel(label, fontsize=7)
+        axis.set_ylabel(label, fontsize=9)
     if error_bar:
         mappable = ScalarMappable(Normalize(0, WORST), ERROR_COLOURS)
         figure.colorbar(mappable, ax=axes[:, -1], label="distance to the truth, mm", fraction=0.05)

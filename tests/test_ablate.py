@@ -484,6 +484,17 @@ def test_a_figure_shows_every_seed(results):
     assert [sorted(line.get_xdata()) for line in dots] == [[16, 20], [22, 24], [12, 16]]
 
 
+def test_half_a_percent_looks_like_half_a_percent(results):
+    for name, row in results["rows"].items():
+        numbers = row["mpvpe"]["All"]
+        numbers["seeds"] = [16.0 if name == "Baseline" else 16.08]
+        numbers["mean"], numbers["std"] = numbers["seeds"][0], None
+    axis = figure(results, "all").axes[0]
+    low, high = axis.get_xlim()
+    assert high - low == pytest.approx(module.NARROWEST * 16.04)
+    assert low < 16 < 16.08 < high
+
+
 def test_no_results(tmp_path):
     with pytest.raises(InputError, match="run `dne ablate` first"):
         load_ablations(tmp_path)

@@ -269,6 +269,8 @@ def test_volume_of_a_tetrahedron_and_what_correctives_do(hands):
     rest = torch.eye(3).expand(16, 3, 3)
     plain = widgets.without_correctives(hands, 1, rest, torch.ones(10))
     torch.testing.assert_close(plain, hands.single(1, rest, torch.ones(10)).vertices)
+    titles = [widgets.hand_panels(hands, correctives=each)[0].title for each in ("on", "off")]
+    assert ["no correctives" in title for title in titles] == [False, True]
 
 
 def test_draws_are_nested_and_measured(scene):
@@ -349,8 +351,11 @@ def test_the_stand_in_is_the_truth_disturbed(hands, samples):
 
 
 def test_attempts(capsys):
-    def check(answer):
-        assert answer() == 1
+    def check(answer):  # pytest would add to what an assert says
+        if answer() > 2:
+            raise AssertionError("it is too large")
+        if answer() > 1:
+            raise AssertionError
 
     def unwritten():
         raise NotImplementedError
@@ -358,14 +363,20 @@ def test_attempts(capsys):
     def right():
         return 1
 
-    attempt(check, unwritten)
-    attempt(check, right)
+    def wrong():
+        return 2
+
+    def large():
+        return 3
+
+    for answer in (unwritten, right, wrong, large):
+        attempt(check, answer)
     assert capsys.readouterr().out.splitlines() == [
         "unwritten is yours to write: replace the raise, then run both cells again.",
         "right: correct.",
+        "wrong: not yet. This does not hold: raise AssertionError",
+        "large: not yet. it is too large",
     ]
-    with pytest.raises(AssertionError):
-        attempt(check, lambda: 2)
 
 
 def test_a_changed_samples_joints_lie_where_the_formula_says(data):

@@ -59,7 +59,8 @@ def hand_panels(
     surface = Surface(shown[0] * 1000, hands.faces[hand], SKIN[[hand]].repeat(VERTICES, 0), 0.45)
     skeleton = bones(shown[1] * 1000)
     litres = volume(vertices.numpy(), hands.faces[hand]) * 1e6
-    title = f"{side} hand, {gesture}: {litres:.0f} ml"
+    plain = ", no correctives" if correctives == "off" else ""
+    title = f"{side} hand, {gesture}{plain}: {litres:.0f} ml"
     return [
         Panel(title, [surface, Points(skeleton, "black", 0), Points(shown[1] * 1000, GREEN, 5)]),
     ]

@@ -118,8 +118,9 @@ def welcome_panels(
                 Points(lines[1], COOL, 0, "in the image, pixels of 256"),
                 Points(here, GREEN, 9),
             ],
-            "0: coarse; 1 and on: modules",
+            "after module",
             "mean vertex error",
             (0.0, 1.2 * float(scene.errors.max())),
+            ticks=["coarse", *map(str, range(1, len(names)))],
         ),
     ]
