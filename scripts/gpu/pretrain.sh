@@ -4,10 +4,12 @@
 #   scripts/gpu/pretrain.sh PRESET FOLDER STAGE MINUTES [STEPS]
 #
 # PRESET  tiny or small.
-# FOLDER  holds the runs between calls: FOLDER/upright, FOLDER/coarse, FOLDER/full.
+# FOLDER  holds the runs between calls: FOLDER/upright, FOLDER/coarse, FOLDER/full, FOLDER/on.
 # STAGE   upright, coarse or full, in this order (results/experiments.md says why upright first).
+#         on: the network that the package has (PRESET tiny), trained on; needs no other call.
 # MINUTES this call may take; what is trained by then is saved, and the same call goes on from it.
-# STEPS   of the stage, batches of 128 (default: upright 3000, coarse 8000, full 3000).
+# STEPS   of the stage, batches of 128 (default: upright 3000, coarse 8000, full 3000; on: as many
+#         as fit into this call, by the speed of its first 40 seconds).
 #
 # Images are rendered again in every call, from the same seed: 16 cores take some three minutes
 # for 50,000, less than moving them would. Training then takes what is left.
@@ -19,7 +21,8 @@ case $stage in
         --loss.vertices 2 --loss.projections 2 --loss.coordinates 2) ;;
     coarse) steps=${5:-8000} options=(--train.stage coarse --train.initial "$folder/upright") ;;
     full) steps=${5:-3000} options=(--train.initial "$folder/coarse" --train.initial-rate 0.3) ;;
-    *) echo "stage $stage: give upright, coarse or full" >&2; exit 2 ;;
+    on) steps=${5:-fit} options=(--train.initial shipped) ;;
+    *) echo "stage $stage: give upright, coarse, full or on" >&2; exit 2 ;;
 esac
 [ "$stage" = full ] || options+=(--train.initial-rate 1)
 varied=()
@@ -32,22 +35,40 @@ dne() { python3 -m dne_lib "$@"; }
 mkdir -p "$folder"
 export OMP_NUM_THREADS=1
 dne synthesize "$data" --train 50000 --test 2000 --val 1000 --seed 1 "${varied[@]}"
-options+=(--preset "$preset" --data.root "$data" --output "$folder/$stage"
-    --train.steps "$steps" --train.batch-size 128 --train.warmup 300
+options+=(--preset "$preset" --data.root "$data" --train.batch-size 128
     --train.workers "$cores" --train.save-every 250)
-[ -f "$folder/$stage/config.json" ] && options+=(--resume)
-left=$((minutes * 60 - (SECONDS - began) - 45))
-if [ "$left" -lt 30 ]; then
+
+# Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
+# (--foreground: otherwise the signal may come twice, which is to stop at once.)
+train_for() {
+    timeout --foreground --signal=INT "$1" python3 -m dne_lib train "${options[@]}" "${@:2}" \
+        || [ $? -eq 124 ]
+}
+left() { echo $((minutes * 60 - (SECONDS - began) - 45)); }
+
+if [ -f "$folder/$stage/config.json" ]; then
+    steps=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["train"]["steps"])' \
+        "$folder/$stage/config.json")
+    options+=(--resume)
+elif [ "$steps" = fit ]; then
+    rm -rf "$folder/trial"
+    train_for 40 --output "$folder/trial" --train.steps 100000 --train.log-every 5
+    # The evaluations at the end take their part of what is left.
+    steps=$(python3 -c 'import json, sys
+line = open(sys.argv[1]).readlines()[-1]
+print(int(json.loads(line)["images_per_second"] * (int(sys.argv[2]) - 60) / 128))' \
+        "$folder/trial/log.jsonl" "$(left)")
+fi
+if [ "$(left)" -lt 30 ]; then
     echo "the images are drawn, and $minutes minutes are over: give it more" >&2
     exit 1
 fi
-# Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
-# (--foreground: otherwise the signal may come twice, which is to stop at once.)
-timeout --foreground --signal=INT "$left" python3 -m dne_lib train "${options[@]}" || [ $? -eq 124 ]
+train_for "$(left)" --output "$folder/$stage" --train.steps "$steps" \
+    --train.warmup $((steps > 3000 ? 300 : steps / 10))
 if [ ! -f "$folder/$stage/model.safetensors" ]; then
     echo "stopped before the first checkpoint: the same call begins again" >&2
     exit 1
 fi
 dne evaluate "$folder/$stage" --limit 1000
 # What predictions say of their errors: it goes into the file that is shipped.
-if [ "$stage" = full ]; then dne calibrate "$folder/full"; fi
+case $stage in full | on) dne calibrate "$folder/$stage" ;; esac
