@@ -9,7 +9,7 @@
 #         on: the network that the package has (PRESET tiny), trained on; needs no other call.
 # MINUTES this call may take; what is trained by then is saved, and the same call goes on from it.
 # STEPS   of the stage, batches of 128 (default: upright 3000, coarse 8000, full 3000; on: as many
-#         as fit into this call, by the speed of its first 40 seconds).
+#         as fit into this call, by the speed of 40 trial steps).
 #
 # Images are rendered again in every call, from the same seed: 16 cores take some three minutes
 # for 50,000, less than moving them would. Training then takes what is left.
@@ -52,12 +52,20 @@ if [ -f "$folder/$stage/config.json" ]; then
     options+=(--resume)
 elif [ "$steps" = fit ]; then
     rm -rf "$folder/trial"
-    train_for 40 --output "$folder/trial" --train.steps 100000 --train.log-every 5
+    log=$folder/trial/log.jsonl
+    python3 -m dne_lib train "${options[@]}" --output "$folder/trial" --train.steps 100000 \
+        --train.log-every 5 &
+    until [ "$(cat "$log" 2> /dev/null | wc -l)" -ge 8 ]; do
+        kill -0 $!  # it ended with a mistake, and said which
+        sleep 1
+    done
+    kill -INT $!
+    wait $! || true
     # The evaluations at the end take their part of what is left.
     steps=$(python3 -c 'import json, sys
 line = open(sys.argv[1]).readlines()[-1]
 print(int(json.loads(line)["images_per_second"] * (int(sys.argv[2]) - 60) / 128))' \
-        "$folder/trial/log.jsonl" "$(left)")
+        "$log" "$(left)")
 fi
 if [ "$(left)" -lt 30 ]; then
     echo "the images are drawn, and $minutes minutes are over: give it more" >&2
