@@ -17,6 +17,8 @@ from dne_lib.weights import SHIPPED
 ROOT = Path(__file__).parents[1]
 CARD = SHIPPED["shipped"].parent / "MODEL_CARD.md"
 KINDS = ("SH", "IH", "All")
+JOINED = """full5 to full8 trained the modules, and all else with them, from coarse10 on. Then these
+modules were put on coarse13 (`scripts/join_weights.py`), and full10 went on with both."""
 
 
 def leg_row(leg: dict[str, Any]) -> list[str]:
@@ -87,10 +89,12 @@ def card(results: Path) -> str:
     Args:
         results: the folder of `ship_weights.py`'s records.
     """
-    names = ("tiny_coarse", "tiny", "tiny_varied")
-    coarse, full, varied = (read_json(results / name / "record.json") for name in names)
-    steps = [sum(leg["image_steps"] for leg in each["legs"]) for each in (coarse, full, varied)]
-    studio, photographs = (read_json(results / name / "metrics.json") for name in names[1:])
+    names = ("tiny_coarse", "tiny_coarse_longer", "tiny", "tiny_varied")
+    coarse, longer, full, varied = records = [
+        read_json(results / name / "record.json") for name in names
+    ]
+    steps = [sum(leg["image_steps"] for leg in each["legs"]) for each in records]
+    studio, photographs = (read_json(results / name / "metrics.json") for name in names[2:])
     return f"""# The weights in this folder
 
 Three networks of the preset `tiny` (ResNet-18 to its third stage, 128-pixel input):
@@ -113,20 +117,22 @@ model: on photographs they are a demonstration, and no decision should rest on t
 
 ## In the studio
 
-{steps[0]:,} image-steps of the coarse stage and {steps[1]:,} of all, on images of the package's own
-(`dne synthesize`), with the paper's augmentations but for its noise (`config.py`); from random
-weights, no ImageNet. Device: {coarse["device"]}, then {full["device"]}. Code: commit
-{full["commit"]} at the end; configurations and logs of all runs are in `results/tiny_coarse` and
-`results/tiny`.
+{steps[0]:,} image-steps of the coarse stage, which is `shipped-coarse`; then {steps[1]:,} more of
+it, and {steps[2]:,} of all, on images of the package's own (`dne synthesize`), with the paper's
+augmentations but for its noise (`config.py`); from random weights, no ImageNet. Device:
+{coarse["device"]}, then {full["device"]}. Code: commit {full["commit"]} at the end; configurations
+and logs of all runs are in `results/tiny_coarse`, `results/tiny_coarse_longer` and `results/tiny`.
 
-{legs_table(coarse, full)}
+{legs_table(coarse, longer, full)}
+
+{JOINED}
 
 {measured(studio, "shipped")}
 
 ## As in photographs
 
-From the full network above, {steps[2]:,} image-steps more, on varied images. Device:
-{varied["device"]}. Code: commit {varied["commit"]}; configurations and logs are in
+From the full network as it was after full8, {steps[3]:,} image-steps more, on varied images.
+Device: {varied["device"]}. Code: commit {varied["commit"]}; configurations and logs are in
 `results/tiny_varied`.
 
 {legs_table(varied)}

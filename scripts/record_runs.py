@@ -2,7 +2,8 @@
 
     python scripts/record_runs.py NAME RUN [RUN ...] --device "two CPU cores"
 
-The runs are the legs of one training, in order. results/NAME gets, for each leg, its configuration
+The runs are the legs of one training, in order; of those that results/NAME holds already the name
+is enough. results/NAME gets, for each leg, its configuration
 and every n-th line of its log; metrics.json and the pictures of the last one's evaluation; and
 record.json with the images, steps and seeds of the legs.
 """
@@ -50,7 +51,12 @@ def record(runs: list[Path], folder: Path, device: str, commit: str | None, thin
         commit: of the code of the last leg; None: this checkout's.
         thin: keep every n-th line of the logs.
     """
+    path = folder / "record.json"
+    known = {each["name"]: each for each in read_json(path)["legs"]} if path.exists() else {}
+    legs = [known[run.name] if str(run) in known else leg(run) for run in runs]
     for run in runs:
+        if str(run) in known:
+            continue
         write_json(
             folder / run.name / "config.json", without_places(read_json(run / "config.json"))
         )
@@ -63,8 +69,7 @@ def record(runs: list[Path], folder: Path, device: str, commit: str | None, thin
     write_json(folder / "metrics.json", metrics)
     head = ["git", "rev-parse", "--short", commit or "HEAD"]
     short = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    legs = [leg(run) for run in runs]
-    write_json(folder / "record.json", {"commit": short.strip(), "device": device, "legs": legs})
+    write_json(path, {"commit": short.strip(), "device": device, "legs": legs})
     for name in ("grid.png", "maps.png"):
         shutil.copy(last / "evaluation-test" / name, folder / name)
 
