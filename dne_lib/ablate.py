@@ -455,17 +455,22 @@ def _cell(numbers: dict[str, Any]) -> str:
 def claims_table(results: dict[str, Any], markdown: bool = False) -> str:
     """What is claimed, the change that the paper reports, the one measured here, and `RULE`'s word.
 
-    `error` is that of the row the claim compares with, then its own, means over their seeds.
+    `error` is that of the row the claim compares with, then its own, means over the seeds that both
+    have.
     """
     header = ["claim", "metric", "error", "paper", "here", "90 % interval", "lower in", "verdict"]
     rows = []
     for claim in results["claims"]:
         change, interval, count = claim["change"], claim["interval"], claim["of"]
-        errors = (
-            f"{results['rows'][row][claim['metric']]['All']['mean']:.2f}"
-            for row in (claim["over"], claim["row"])
-            if count
+        pairs = zip(
+            *(
+                results["rows"][row][claim["metric"]]["All"]["seeds"] if count else []
+                for row in (claim["over"], claim["row"])
+            ),
+            strict=True,
         )
+        common = np.array([pair for pair in pairs if None not in pair], float)
+        errors = [f"{mean:.2f}" for mean in common.mean(axis=0)] if count else []
         spread = "" if change["std"] is None else f" ± {change['std']:.1%}"
         rows.append(
             [
