@@ -17,6 +17,7 @@ from dne_lib.weights import SHIPPED
 ROOT = Path(__file__).parents[1]
 CARD = SHIPPED["shipped"].parent / "MODEL_CARD.md"
 KINDS = ("SH", "IH", "All")
+BESIDE = ("coarse14",)  # what full10 is held against, and no part of it
 JOINED = """full5 to full8 trained the modules, and all else with them, from coarse10 on. Then these
 modules were put on coarse13 (`scripts/join_weights.py`), and full10 went on with both."""
 
@@ -93,6 +94,7 @@ def card(results: Path) -> str:
     coarse, longer, full, varied = records = [
         read_json(results / name / "record.json") for name in names
     ]
+    longer["legs"] = [leg for leg in longer["legs"] if leg["name"] not in BESIDE]
     steps = [sum(leg["image_steps"] for leg in each["legs"]) for each in records]
     studio, photographs = (read_json(results / name / "metrics.json") for name in names[2:])
     return f"""# The weights in this folder
