@@ -462,15 +462,11 @@ def claims_table(results: dict[str, Any], markdown: bool = False) -> str:
     rows = []
     for claim in results["claims"]:
         change, interval, count = claim["change"], claim["interval"], claim["of"]
-        pairs = zip(
-            *(
-                results["rows"][row][claim["metric"]]["All"]["seeds"] if count else []
-                for row in (claim["over"], claim["row"])
-            ),
-            strict=True,
-        )
-        common = np.array([pair for pair in pairs if None not in pair], float)
-        errors = [f"{mean:.2f}" for mean in common.mean(axis=0)] if count else []
+        both = [i for i, value in enumerate(change["seeds"]) if value is not None]
+        errors = []
+        for row in (claim["over"], claim["row"]) if both else ():
+            seeds = results["rows"][row][claim["metric"]]["All"]["seeds"]
+            errors.append(f"{np.mean([seeds[i] for i in both]):.2f}")
         spread = "" if change["std"] is None else f" ± {change['std']:.1%}"
         rows.append(
             [

@@ -182,10 +182,8 @@ def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: st
         return name.partition(".")[0]
 
     own = network.state_dict()
-    if not any(part(name) == "regressor" for name in state.keys() & own.keys()):
-        state = {k: v for k, v in state.items() if part(k) != "regressor"}
-    shared = {part(name) for name in own} & {part(name) for name in state}
-    free = set(OPTIONAL_PARTS) - shared  # only one side has them
+    shared = {part(name) for name in own.keys() & state.keys()}
+    free = set(OPTIONAL_PARTS) - shared  # only one side has them, or each has its own kind
     wrong = [k for k in state.keys() & own.keys() if state[k].shape != own[k].shape]
     missing = [k for k in own.keys() - state.keys() if part(k) not in free]
     extra = [k for k in state.keys() - own.keys() if part(k) not in free]

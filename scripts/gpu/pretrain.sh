@@ -14,14 +14,14 @@
 # Images are rendered again in every call, from the same seed: 16 cores take some three minutes
 # for 50,000, less than moving them would. Training then takes what is left.
 set -euo pipefail
-preset=$1 folder=$2 stage=$3 minutes=$4
+preset=$1 folder=$2 stage=$3 minutes=$4 warmup=300
 case $stage in
     upright) steps=${5:-3000} options=(--train.stage coarse --data.rotation 10
         --loss.heatmaps 300 --loss.densepose 12 --loss.parts 8
         --loss.vertices 2 --loss.projections 2 --loss.coordinates 2) ;;
     coarse) steps=${5:-8000} options=(--train.stage coarse --train.initial "$folder/upright") ;;
     full) steps=${5:-3000} options=(--train.initial "$folder/coarse" --train.initial-rate 0.3) ;;
-    on) steps=${5:-fit} options=(--train.initial shipped) ;;
+    on) steps=${5:-fit} warmup=100 options=(--train.initial shipped) ;;
     *) echo "stage $stage: give upright, coarse, full or on" >&2; exit 2 ;;
 esac
 [ "$stage" = full ] || options+=(--train.initial-rate 1)
@@ -35,21 +35,16 @@ dne() { python3 -m dne_lib "$@"; }
 mkdir -p "$folder"
 export OMP_NUM_THREADS=1
 dne synthesize "$data" --train 50000 --test 2000 --val 1000 --seed 1 "${varied[@]}"
-options+=(--preset "$preset" --data.root "$data" --train.batch-size 128
+options+=(--preset "$preset" --data.root "$data" --train.batch-size 128 --train.warmup "$warmup"
     --train.workers "$cores" --train.save-every 250)
-
-# Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
-# (--foreground: otherwise the signal may come twice, which is to stop at once.)
-train_for() {
-    timeout --foreground --signal=INT "$1" python3 -m dne_lib train "${options[@]}" "${@:2}" \
-        || [ $? -eq 124 ]
-}
 left() { echo $((minutes * 60 - (SECONDS - began) - 45)); }
 
 if [ -f "$folder/$stage/config.json" ]; then
-    steps=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["train"]["steps"])' \
-        "$folder/$stage/config.json")
     options+=(--resume)
+    if [ "$steps" = fit ]; then  # as many as were planned
+        steps=$(python3 -c 'import json, sys
+print(json.load(open(sys.argv[1]))["train"]["steps"])' "$folder/$stage/config.json")
+    fi
 elif [ "$steps" = fit ]; then
     rm -rf "$folder/trial"
     log=$folder/trial/log.jsonl
@@ -71,8 +66,10 @@ if [ "$(left)" -lt 30 ]; then
     echo "the images are drawn, and $minutes minutes are over: give it more" >&2
     exit 1
 fi
-train_for "$(left)" --output "$folder/$stage" --train.steps "$steps" \
-    --train.warmup $((steps > 3000 ? 300 : steps / 10))
+# Interrupted by the clock it leaves its last checkpoint; finished, it has evaluated itself.
+# (--foreground: otherwise the signal may come twice, which is to stop at once.)
+timeout --foreground --signal=INT "$(left)" python3 -m dne_lib train "${options[@]}" \
+    --output "$folder/$stage" --train.steps "$steps" || [ $? -eq 124 ]
 if [ ! -f "$folder/$stage/model.safetensors" ]; then
     echo "stopped before the first checkpoint: the same call begins again" >&2
     exit 1
