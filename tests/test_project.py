@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import yaml
 
 import dne_lib
 from dne_lib import cli
+from dne_lib.config import maps_first, preset
 from scripts import model_card
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +162,16 @@ def test_commands_in_the_pages_have_options_that_there_are(page, monkeypatch, ca
         with contextlib.suppress(SystemExit):  # a mention need not have all that is required
             cli.main(shlex.split(line))
         assert not re.search("unrecognized|invalid", capsys.readouterr().err, re.IGNORECASE), line
+
+
+@pytest.mark.parametrize(
+    "script", ["shipped_weights.sh", "gpu/pretrain.sh", "plans/paper_size.yaml"]
+)
+def test_scripts_weigh_the_first_leg_as_maps_first_does(script):
+    text = (ROOT / "scripts" / script).read_text()
+    given = {name: float(value) for name, value in re.findall(r"loss\.(\w+):? ([\d.]+)", text)}
+    first = dataclasses.asdict(maps_first()).items()
+    assert given == dict(first - dataclasses.asdict(preset("tiny").loss).items())
 
 
 def test_the_code_of_the_readme_runs():
