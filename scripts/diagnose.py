@@ -68,6 +68,10 @@ def main() -> None:
             guesses[f"module {m}"] = stage.vertices[there]
             guesses[f"module {m}, drawn as in training"] = drawn.stages[m].vertices[there]
             errors[f"module {m}, px"].append(mpvpe_2d(stage.projections[there], true_u))
+        if output.stages[1:]:
+            last = output.stages[-1].vertices[there]
+            guesses["last x, y; coarse z"] = torch.cat([last[..., :2], v[..., 2:]], dim=-1)
+            guesses["coarse x, y; last z"] = torch.cat([v[..., :2], last[..., 2:]], dim=-1)
         for name, points in guesses.items():
             distance = (points - true).norm(dim=-1).mean(dim=-1)
             errors[f"{name}, mm"].append(MILLIMETRES * distance)

@@ -72,7 +72,7 @@ def measured(metrics: dict[str, Any], name: str) -> str:
         ("of it, orthographic floor", metrics["floor"]),
     ):
         rows.append([row, *(f"{values[k]:.1f} px" for k in KINDS)])
-    worst = ["sequences", "hands", "MPVPE, mm", "2D, px"]
+    worst = ["sequences", "hands", "MPVPE, wrist, mm", "2D, px"]
     return f"""On {metrics["images"]["All"]:,} images of subjects that were not trained on
 (`dne evaluate {name} --data {metrics["data"]} --split {metrics["split"]}`; {metrics["data"]}:
 {metrics["images_of"]["release"]}; SH: one hand, IH: two; protocols as in `dne_lib/metrics.py`):

@@ -43,7 +43,7 @@ python scripts/ship_weights.py shipped-coarse "$folder"/coarse{-upright,-turned,
     --device "two CPU cores"
 python scripts/ship_weights.py shipped "$folder/full" --device "two CPU cores"
 
-# On with images as photographs are: the coarse stage alone first, which is five times as fast.
+# On with images as photographs are: the coarse stage alone first, which is several times as fast.
 # Boxes that hands are found in are rougher than those of labels: more scale and shift.
 data=$folder/varied-data
 dne synthesize "$data" --train 30000 --test 1000 --val 500 --seed 1 --varied
