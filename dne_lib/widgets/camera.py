@@ -75,12 +75,12 @@ def camera_panels(
     seen = project(scene.vertices, solved)
     error = float((seen - scene.points).norm(dim=-1).mean()) * PIXELS / 2
     axes = zip("xy", (WARM, COOL), strict=True)
-    rows = [
+    rows = [Points(clean.numpy(), GREEN, 10, "truth")]  # of both axes; first, so as to lie below
+    rows += [
         layer
         for axis, (name, colour) in enumerate(axes)
         for layer in (
             Points(path[:, axis].numpy(), colour, 0, f"{name} axis, any ξ", True),
-            Points(clean[[axis]].numpy(), GREEN, 10, "truth" if axis else ""),
             Points(solved[[axis]].numpy(), colour, 6, f"{name} axis, this ξ"),
         )
     ]
