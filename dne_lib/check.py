@@ -69,6 +69,8 @@ def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> It
             + (": this is InterHand2.6M v0.0, get v1.0" if old else ": give the folder above them")
         )
     claim_folder(output, "check")
+    for split in PUBLISHED:  # another data set's, perhaps
+        (output / f"{split}.png").unlink(missing_ok=True)
     hands, bad = HandModel(mano), []
     if mano is None and not is_builtin(root):
         yield "hand model: the built-in one, for which these labels were not made: give --mano"

@@ -5,9 +5,11 @@
 
 import argparse
 import dataclasses
+import io
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +33,7 @@ from dne_lib.data.subsets import is_varied
 from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import (
     HEADER,
+    counted,
     default_device,
     floor_row,
     format_table,
@@ -39,11 +42,11 @@ from dne_lib.evaluate import (
     summary,
     table_rows,
 )
-from dne_lib.files import InputError, claim_folder
+from dne_lib.files import InputError, claim_folder, read_json
 from dne_lib.mano_files import check_mano
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.predict import certainty, parse_box, predict, save
-from dne_lib.train import check_config, train
+from dne_lib.train import check_config, check_free, train
 from dne_lib.uncertainty import calibrate
 from dne_lib.weights import SHIPPED, find_weights, load_network, save_calibration
 
@@ -58,6 +61,7 @@ COARSE_STEPS = {"tiny": 30_000, "small": 8_000, "paper": 340_000}  # a million i
 # one (results/experiments.md); the paper's starts from ImageNet and does not need this.
 UPRIGHT_STEPS = {"tiny": 12_000, "small": 3_000, "paper": 0}
 UPRIGHT = 10.0  # degrees
+LEGS = ("upright", "coarse", "full")  # folders of a run of two stages
 
 # As the help names them.
 Folder = Annotated[Positional[Path], arg(metavar="FOLDER")]
@@ -121,6 +125,9 @@ class Train(Config):
         process = PartialState(
             cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(hours=6)
         )
+        output = self.output or run_folder(Path("runs"), self.preset, self.resume)
+        (output,) = broadcast_object_list([output])  # they agree on a folder
+        self.check_output(output)
         limit = None
         if process.is_main_process:
             render_missing(config.data.root)
@@ -130,10 +137,7 @@ class Train(Config):
             data = whole(config.data)
             test = InterHand(data.root, "test", config.model, data, augment=False)
             limit = EVALUATED if len(test) > EVALUATED else None
-        output = self.output or run_folder(Path("runs"), self.preset, self.resume)
-        (output,) = broadcast_object_list([output])  # waits for the data, and agrees on a folder
-        if self.resume and not output.exists():
-            raise InputError(f"there is no run {output} to resume: train without --resume")
+        process.wait_for_everyone()  # for the data
         run = self.both(config, output) if self.two_stages else self.one(config, output)
         process.destroy_process_group()
         if not process.is_main_process:
@@ -143,6 +147,26 @@ class Train(Config):
         output = run / Evaluate(str(run), limit=limit).name
         results = report(network, config, output, limit=limit, name=str(run))
         print(comparison(results, config, run))
+
+    def check_output(self, output: Path) -> None:
+        """What the folder of the run says, before any image is drawn for it.
+
+        Raises:
+            InputError: there is nothing to resume, or it was trained on other data; or a run that
+                is not to be resumed.
+        """
+        if self.resume and not output.exists():
+            raise InputError(f"there is no run {output} to resume: train without --resume")
+        for run in [output / name for name in LEGS] if self.two_stages else [output]:
+            if not self.resume:
+                check_free(run)
+            elif (run / "config.json").exists():
+                root = read_json(run / "config.json")["data"]["root"]
+                if not self.data.root.exists() and Path(root) != self.data.root:
+                    raise InputError(
+                        f"{run} was trained on {root}, and there is no {self.data.root}: resume "
+                        "with the options that it was begun with, --data.root first of all"
+                    )
 
     @property
     def two_stages(self) -> bool:
@@ -189,7 +213,10 @@ class Train(Config):
 
 @dataclass
 class Evaluate:
-    """Measure a network: a table, metrics.json, pictures of meshes and maps."""
+    """Measure a network: a table, metrics.json, pictures of meshes and maps.
+
+    SH: images of one hand; IH: of two, interacting; All: both.
+    """
 
     network: Network  # a run folder, a .safetensors file, or shipped[-coarse|-varied]
     # An InterHand2.6M tree; default: its own, or of shipped ones data/builtin or data/varied.
@@ -217,9 +244,27 @@ class Evaluate:
             max_fit_error=self.max_fit_error,
         )
         output = self.output or evaluations(self.network) / self.name
+        self.check(output / "metrics.json")
         results = report(network, config, output, self.split, self.limit, name=self.network)
         print(summary(results, markdown=self.markdown))
         print("\n" + protocol_summary(results, self.markdown))
+
+    def check(self, kept: Path) -> None:
+        """An output folder that was given may hold the evaluation of something else.
+
+        Raises:
+            InputError: it does.
+        """
+        if self.output is None or not kept.exists():
+            return
+        before = read_json(kept)
+        before = {**before.get("images_of", {}), **before}
+        for option in ("network", "limit", "annotation", "every", "max_fit_error"):
+            if before.get(option) != getattr(self, option):
+                raise InputError(
+                    f"{self.output} holds an evaluation of {option} {before.get(option)}, not "
+                    f"{getattr(self, option)}: give another folder"
+                )
 
     @property
     def name(self) -> str:
@@ -269,21 +314,42 @@ class Calibrate:
 class Predict:
     """Recover the hands of a photograph: an overlay and the meshes as OBJ and GLB."""
 
-    image: Annotated[Positional[Path], arg(metavar="IMAGE")]  # JPEG or PNG
-    box: str | None = None  # x,y,w,h in pixels around the hands; default: find them
-    network: str = "shipped-varied"  # a run folder, a .safetensors file, or shipped
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE [IMAGE ...]")]  # JPEG, PNG …
+    box: str | None = None  # x,y,w,h in pixels around the hands of the image; default: find them
+    network: str = "shipped-varied"  # a run folder, a .safetensors file, or shipped[-coarse]
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
-    output: Path | None = None  # default: predictions/NAME-OF-IMAGE
+    # Folder of the one image; of several, of their folders. Default: predictions/NAME-OF-IMAGE
+    output: Path | None = None
 
     def run(self) -> None:
         """Predict and write."""
+        several = len(self.images) != 1
+        if several and (not self.images or self.box is not None):
+            raise InputError("give an image" if not self.images else "a box is of one image only")
+        names = Counter(image.stem for image in self.images)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"several images are called {twice[0]}: predict them one by one, each "
+                             "with an --output of its own")  # fmt: skip
         box = parse_box(self.box) if self.box is not None else None
         network, config = network_for(self.network, self.mano)
-        found = predict(network, config, self.image, box)
-        output = self.output or Path("predictions") / self.image.stem
-        for path in save(found, output, of=str(self.image.resolve())):
-            print(path)
-        print(certainty(found))
+        failed = []
+        for image in self.images:
+            folder = (self.output or Path("predictions")) / image.stem
+            output = self.output if self.output and not several else folder
+            try:
+                found = predict(network, config, image, box)
+                files = save(found, output, of=str(image.resolve()))
+            except InputError as error:
+                if not several:
+                    raise
+                failed.append(image)
+                logger.warning("%s: %s", image, error)
+                continue
+            for path in files:
+                print(path)
+            print(certainty(found), flush=True)
+        if failed:
+            raise InputError(f"{len(failed)} of {len(self.images)} images failed, see above")
 
 
 @dataclass
@@ -387,16 +453,17 @@ def render_missing(root: Path) -> None:
 
 def run_folder(parent: Path, name: str, resume: bool) -> Path:
     """The next free of name, name-2, name-3 …; to resume, the last one that is there."""
-    taken, folder = None, parent / name
-    count = 1
-    while folder.exists():
-        taken, count = folder, count + 1
-        folder = parent / f"{name}-{count}"
+    taken = {1: parent / name} if (parent / name).exists() else {}
+    for folder in parent.glob(f"{name}-*"):
+        number = folder.name.removeprefix(f"{name}-")
+        if number.isdecimal():
+            taken[int(number)] = folder
+    last = max(taken, default=0)
     if not resume:
-        return folder
-    if taken is None:
-        raise InputError(f"there is no run {folder} to resume: train without --resume")
-    return taken
+        return parent / f"{name}-{last + 1}" if last else parent / name
+    if not taken:
+        raise InputError(f"there is no run {parent / name} to resume: train without --resume")
+    return taken[last]
 
 
 def comparison(results: dict, config: Config, run: Path) -> str:
@@ -412,8 +479,7 @@ def comparison(results: dict, config: Config, run: Path) -> str:
         output = run / "evaluation-test-shipped"
         results_shipped = report(network, shipped, output, limit=EVALUATED, name=name)
         rows += table_rows(results_shipped, prefix="shipped network, ", last=True)
-    counts = summary(results).split("\n\n")[1]
-    return format_table(HEADER, rows) + "\n\n" + counts
+    return f"{format_table(HEADER, rows)}\n\n{counted(results)}"
 
 
 def commands(name: Preset):
@@ -437,6 +503,8 @@ def commands(name: Preset):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake in what was given is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dne_lib").setLevel(logging.INFO)  # others' would break the progress bars
     # The preset decides the defaults of every other option, so it is read before them.

@@ -6,6 +6,7 @@ The paper's hyperparameters are in a supplement that was never published; those 
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,6 @@ HANDS = ("right", "left")  # the hand axis, in InterHand2.6M's order
 VERTICES = 778
 JOINTS = 21
 PARTS = 33  # background, 16 right, 16 left; the paper's 34 is one more than 2 x 16 + 1
-
-UNBOUNDED = ("clip", "max_fit_error")  # where infinity makes sense
 
 Preset = Literal["tiny", "small", "paper"]
 
@@ -146,7 +145,12 @@ def preset(name: Preset) -> Config:
     `consistency`, `vertex_coordinates`, `vertex_embedding`, and the losses `coordinates`, `score`
     and `coarse_mesh`. The variant `As printed` of scripts/plans/open.yaml is without (but for
     `score`, as the paper's confidence must be learned somehow).
+
+    Raises:
+        InputError: there is no such preset.
     """
+    if name not in get_args(Preset):
+        raise InputError(f"preset {name!r}: use {' or '.join(get_args(Preset))}")
     if name == "paper":
         return Config()
     model = ModelConfig(backbone="resnet18", pretrained=False, channels=128)
@@ -185,7 +189,7 @@ def maps_first() -> LossConfig:
 
 
 def check_fields(values: Any, part: str) -> None:
-    """Reject words that a field does not know, and floats that are no number.
+    """Reject words that a field does not know, and what is no number where one is asked for.
 
     Args:
         values: a part of a `Config`.
@@ -198,8 +202,12 @@ def check_fields(values: Any, part: str) -> None:
         value = getattr(values, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
             raise InputError(f"{part}.{name} is {value!r}: use {' or '.join(get_args(kind))}")
-        if isinstance(value, float) and not (math.isfinite(value) or name in UNBOUNDED):
-            raise InputError(f"{part}.{name} is {value}: give a number")
+        number = {int: numbers.Integral, float: numbers.Real}.get(kind)
+        if number is not None and (isinstance(value, bool) or not isinstance(value, number)):
+            wanted = "a whole number" if kind is int else "a number"
+            raise InputError(f"{part}.{name} is {value!r}: give {wanted}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{part}.{name} is {value}: give a number that is finite")
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def evaluate(
     batches: Iterable[Sample],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Errors of every stage over a set of images, without noise and in full precision.
+    """Errors of every stage over a set of images, without noise and without autocast.
 
     Args:
         network: a `DualNoiseNetwork`, on any device.
@@ -217,15 +217,19 @@ def format_table(
 
 
 def summary(results: dict[str, Any], protocol: Protocol = "wrist", markdown: bool = False) -> str:
-    """The table of one network, and a line on what was counted."""
+    """The table of one network, and what was counted."""
     rows = [*table_rows(results, protocol), floor_row(results)]
+    return f"{format_table(HEADER, rows, markdown)}\n\n{counted(results, protocol)}"
+
+
+def counted(results: dict[str, Any], protocol: Protocol = "wrist") -> str:
+    """What the figures of a table are of."""
     hands, weights, parts = results["hands"], results["weights"], results["parts"]
     joints, more = results["mpjpe_hands"][protocol], ""
     if joints != hands:
         more = f" MPJPE: {joints['SH']} hands SH, {joints['IH']} IH, those with a known root."
     return (
-        format_table(HEADER, rows, markdown)
-        + f"\n\nMPJPE, MPVPE: mm, protocol {protocol}. 2D: MPVPE in pixels at 256. "
+        f"MPJPE, MPVPE: mm, protocol {protocol}. 2D: MPVPE in pixels at 256. "
         f"{results['images']['All']} images, {hands['All']} hands; "
         f"All = {weights['SH']:.2f} SH + {weights['IH']:.2f} IH.{more}\n"
         f"Part map: {parts['hand_accuracy']:.1%} of hand pixels right, mean IoU {parts['iou']:.2f}."

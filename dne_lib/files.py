@@ -1,9 +1,9 @@
 """Reading and writing files so that mistakes are explained and nothing written is lost."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,20 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         InputError: the file cannot be written (disk full, no permission).
     """
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise InputError(
             f"cannot write {path} ({error.strerror}): free space or choose another folder; "
             "files already written are unchanged"
         ) from error
     finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,7 +86,8 @@ def claim_folder(path: Path, kind: str, of: str = "") -> None:
         # Another process may be at the same; what it is writing has such a name until it is whole.
         others = () if marker.exists() or not path.is_dir() else path.iterdir()
         foreign = any(not other.name.startswith(f".{marker.name}.") for other in others)
-        before = marker.read_text() if marker.exists() else ""
+        # A path, perhaps, which need not be text.
+        before = os.fsdecode(marker.read_bytes()) if marker.exists() else ""
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): choose another folder") from None
     if foreign:
@@ -97,7 +96,7 @@ def claim_folder(path: Path, kind: str, of: str = "") -> None:
         )
     if of and before and before != of:
         raise InputError(f"{path} holds the {kind} of {before}: give another folder")
-    write_bytes(marker, (of or before).encode())
+    write_bytes(marker, os.fsencode(of or before))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dne_lib.config import HAND_UNIT, PARTS
+from dne_lib.files import InputError
 
 Protocol = Literal["wrist", "mcp", "mcp-scaled", "procrustes"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -47,6 +48,16 @@ def procrustes(
     return scale[..., None, None] * centred @ rotation.mT + target_mean
 
 
+def check_protocol(protocol: str) -> None:
+    """Refuse a protocol that there is not: measured by another one, it would not be noticed.
+
+    Raises:
+        InputError: names those that there are.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol {protocol!r}: use {' or '.join(PROTOCOLS)}")
+
+
 def aligned(
     points: Float[Tensor, "*batch point 3"],
     joints: Float[Tensor, "*batch 21 3"],
@@ -56,6 +67,7 @@ def aligned(
     protocol: Protocol,
 ) -> tuple[Float[Tensor, "*batch point 3"], Float[Tensor, "*batch point 3"]]:
     """Predicted and true points as the protocol compares them."""
+    check_protocol(protocol)
     if protocol == "procrustes":
         return procrustes(points, target, weight), target
     root = WRIST if protocol == "wrist" else MIDDLE_MCP
@@ -117,6 +129,7 @@ def roots_valid(
     valid: Bool[Tensor, "batch hand 21"], protocol: Protocol
 ) -> Bool[Tensor, "batch hand"]:
     """Hands whose joints can be measured: those the protocol aligns by are known."""
+    check_protocol(protocol)
     if protocol == "wrist":
         return valid[..., WRIST]
     if protocol == "mcp":

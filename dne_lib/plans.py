@@ -257,6 +257,7 @@ def _fitting(value: Any, kind: Any, name: str) -> Any:
     else:
         plain = {
             str: "text",
+            Path: "a path, as text",
             list: "a list",
             int: "a whole number",
             bool: "true or false",

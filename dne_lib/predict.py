@@ -1,9 +1,11 @@
 """From any photograph to hand meshes: find the hands, run the network, draw and export."""
 
 import io
+import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 
-from dne_lib.camera import ndc_to_pixels
+from dne_lib.camera import ndc_to_pixels, project
 from dne_lib.config import HAND_UNIT, HANDS, Config
 from dne_lib.data.augment import (
     Augmentation,
@@ -38,6 +40,8 @@ SPECK = 0.1  # of the largest piece
 # Parts of one hand are now and then taken for the other's, up to some tenth of the hand. A real
 # second hand fills less only where the first hides nearly all of it.
 BESIDE = 0.1
+LOST = 40  # mm, of half the vertices: far more than where calibrated networks see a hand
+LARGEST = 100  # times the image: a box around it in which no hand could be seen
 
 # What EXIF's orientations say is to be done to an image.
 TURNS = {
@@ -65,6 +69,7 @@ class Prediction:
     joints: Float[np.ndarray, "hand 21 3"]  # likewise
     camera: Float[np.ndarray, "hand 2 2"]  # in the crop: hand units to NDC
     points: Float[np.ndarray, "hand 778 2"]  # vertices in pixels of the image
+    joint_points: Float[np.ndarray, "hand 21 2"]  # joints likewise
     parts: Int[np.ndarray, "S S"]  # part map of the crop
     faces: Int[np.ndarray, "hand 1538 3"]
     # Half of such vertices are within this distance of the truth, metres (`uncertainty.radius`);
@@ -86,17 +91,24 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
             bits.
     """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the name of the image") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path} ({error.strerror}): give an image file that you may read"
+        ) from None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(DEEP):
                 raise InputError(f"{path} has more than 8 bits a pixel: save it with 8")
+            # First: Pillow turns a TIFF while it reads it, and then says that it is upright.
+            pixels = image.convert("RGB")
             # Pillow's own turning writes the EXIF anew, and fails where other fields are odd.
             turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            pixels = image.convert("RGB")
             return np.array(pixels if turn is None else pixels.transpose(turn))
     except Image.UnidentifiedImageError:
         raise InputError(f"{path} is not an image: give a JPEG or PNG") from None
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the name of the image") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large ({error}): make it smaller") from None
     except InputError:
@@ -105,6 +117,19 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise InputError(
             f"{path} cannot be read as an image ({error}): it may be cut short, copy it again"
         ) from None
+
+
+def check_pixels(pixels: np.ndarray) -> None:
+    """Reject an array that is not RGB of 0 to 255: other kinds would be read as something else.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError(
+            f"the image is an array of {pixels.dtype}, {' x '.join(map(str, pixels.shape))}: give "
+            "RGB as uint8, height x width x 3"
+        )
 
 
 def parse_box(text: str) -> Box:
@@ -124,7 +149,7 @@ def check_box(box: Box, image: UInt8[np.ndarray, "height width 3"]) -> None:
     """Reject a box that holds none of the image.
 
     Raises:
-        InputError: it is empty, not finite, or outside the image.
+        InputError: it is empty, not finite, far larger than the image, or outside it.
     """
     x, y, width, height = box
     if not np.isfinite(box).all() or width <= 0 or height <= 0:
@@ -132,6 +157,11 @@ def check_box(box: Box, image: UInt8[np.ndarray, "height width 3"]) -> None:
     if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
         raise InputError(
             f"box {box} is outside the image, which is {image.shape[1]} x {image.shape[0]} pixels"
+        )
+    if max(width, height) > LARGEST * max(image.shape[:2]):
+        raise InputError(
+            f"box {box} is far larger than the image, which is {image.shape[1]} x "
+            f"{image.shape[0]} pixels: give one close around the hands"
         )
 
 
@@ -192,10 +222,12 @@ def predict(
         box: around the hands, pixels.
 
     Raises:
-        InputError: the image cannot be read, the box does not fit it, or no hand is found.
+        InputError: the image cannot be read or is no RGB, the box does not fit it, or no hand is
+            found.
     """
     network.eval()
     pixels = image if isinstance(image, np.ndarray) else read_photo(Path(image))
+    check_pixels(pixels)
     size = config.model.image_size
     device = next(network.parameters()).device
 
@@ -237,6 +269,7 @@ def predict(
         way = refined_way(output.stages)[0].float().numpy(force=True)
         spread = radius(way, calibration or as_trained(config.model)[kind]) * np.float32(HAND_UNIT)
     inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
+    seen = project(stage.joints, stage.camera)[0].float().numpy(force=True)
     return Prediction(
         image=pixels,
         crop=affine,
@@ -245,6 +278,7 @@ def predict(
         joints=joints * np.float32(HAND_UNIT),
         camera=camera,
         points=apply_affine(ndc_to_pixels(projections, size).astype(np.float64), inverse),
+        joint_points=apply_affine(ndc_to_pixels(seen, size).astype(np.float64), inverse),
         parts=parts,
         faces=network.hands.faces,
         spread=spread,
@@ -265,11 +299,12 @@ def certainty(prediction: Prediction) -> str:
     """
     if prediction.spread is None:
         return "how sure: unknown, the network has no modules, whose noise would say it"
-    fit, lines = prediction.calibration, []
+    fit, lines, lost = prediction.calibration, [], False
     for i, name in enumerate(HANDS):
         if not prediction.present[i]:
             continue
         half = 1000 * prediction.spread[i].mean()
+        lost |= half > LOST
         line = f"{name} hand: half of its vertices within {half:.1f} mm of the truth"
         if fit is not None:
             nothing = np.zeros(1, np.float32)
@@ -282,7 +317,29 @@ def certainty(prediction: Prediction) -> str:
         if fit is None
         else "so it was on images like those it was calibrated on; on others it may err more"
     )
+    if lost:
+        lines.append("that is as wide as a finger is long: there may be no hand there at all")
     return "\n".join(lines)
+
+
+def numbers(prediction: Prediction) -> dict[str, Any]:
+    """The hands present by name, as lists: what `save` writes into hands.json.
+
+    For each its `joints` (metres from the wrist; x right, y down, z away; wrist first, then thumb,
+    index, middle, ring, pinky, each from base to tip), `joints_2d` (pixels of the image), and
+    `half_within_mm`, a mean over its vertices (see `Prediction.spread`).
+    """
+    p = prediction
+    half = [None, None] if p.spread is None else (1000 * p.spread).mean(axis=1).round(1).tolist()
+    return {
+        name: {
+            "joints": p.joints[i].round(5).tolist(),
+            "joints_2d": p.joint_points[i].round(2).tolist(),
+            "half_within_mm": half[i],
+        }
+        for i, name in enumerate(HANDS)
+        if p.present[i]
+    }
 
 
 def spread_overlay(prediction: Prediction) -> UInt8[np.ndarray, "height width 3"]:
@@ -332,9 +389,10 @@ def meshes(prediction: Prediction) -> dict[str, trimesh.Trimesh]:
 
 
 def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
-    """Write `overlay.png`, `right.obj` and `left.obj` of the hands present, and `hands.glb`.
+    """Write `overlay.png`, `right.obj`, `left.obj`, `hands.glb` and `hands.json` of what is there.
 
-    Where the network says how sure it is, `spread.png` too.
+    Meshes are in metres (see `meshes`), numbers as `numbers` has them. Where the network says how
+    sure it is, `spread.png` too.
 
     Args:
         of: the image, so that the prediction of another one is not replaced.
@@ -358,6 +416,7 @@ def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
     for name, mesh in hands.items():
         scene.add_geometry(mesh, node_name=name, geom_name=name)
     files[folder / "hands.glb"] = export_glb(scene)
+    files[folder / "hands.json"] = json.dumps(numbers(prediction), indent=1).encode()
     for path, data in files.items():
         write_bytes(path, data)
     return list(files)

@@ -39,7 +39,14 @@ from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Output
 from dne_lib.model.network import check_model_config
-from dne_lib.weights import WEIGHTS, find_weights, load_weights, read_weights, save_network
+from dne_lib.weights import (
+    WEIGHTS,
+    find_weights,
+    load_weights,
+    read_calibration,
+    read_weights,
+    save_network,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +176,8 @@ def train(
     accelerator.init_trackers("tensorboard")
     step = _restore(accelerator, output) if resume else 0
 
+    if accelerator.is_main_process:
+        logger.info("training in %s", output)
     network.train()
     noise = torch.Generator(accelerator.device)
     start, first = time.monotonic(), step
@@ -198,7 +207,8 @@ def train(
             optimizer.step()
             step += 1
             bar.update()
-            stop = step == last or interrupted.is_set()
+            asked = interrupted.is_set()  # once: it may be set while this step is logged
+            stop = step == last or asked
             save = step % config.train.save_every == 0 or stop
             if step % config.train.log_every == 0 or save:
                 speed = (step - first) * config.train.batch_size / (time.monotonic() - start)
@@ -216,7 +226,7 @@ def train(
                 bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
             if save:
                 _save(accelerator, network, config, output, step)
-            if interrupted.is_set():
+            if asked:
                 raise KeyboardInterrupt
     _return_memory()
     return output
@@ -233,6 +243,9 @@ def check_config(config: Config) -> None:
     check_data_config(config.data)
     check_train_config(config.train)
     check_fields(config.loss, "loss")
+    for name, weight in vars(config.loss).items():
+        if weight < 0:
+            raise InputError(f"loss.{name} is {weight}: it must be 0 or more")
     if config.train.initial is not None:
         find_weights(config.train.initial)
 
@@ -347,6 +360,16 @@ def parts_accuracy(output: Output, batch: dict[str, Tensor]) -> float:
     return (right & on_hand).sum().item() / max(on_hand.sum().item(), 1)
 
 
+def check_free(output: Path) -> None:
+    """Refuse a folder in which a run has begun; one that failed before its first step has not.
+
+    Raises:
+        InputError: it has.
+    """
+    if any((output / name).exists() for name in ("log.jsonl", WEIGHTS, "checkpoint")):
+        raise InputError(f"{output} already holds a run: resume it or choose another folder")
+
+
 def _open_run(
     config: Config, output: Path, resume: bool, same: Collection[str], identity: dict[str, str]
 ) -> None:
@@ -357,14 +380,17 @@ def _open_run(
     path, data = output / "config.json", output / "data.json"
     if not resume or path.exists():  # a mistake leaves no folder
         claim_folder(output, "run")
-    if path.exists() != resume:
-        raise InputError(
-            f"{output} has nothing to resume: train without resuming"
-            if resume
-            else f"{output} already holds a run: resume it or choose another folder"
-        )
+    if resume and not path.exists():
+        raise InputError(f"{output} has nothing to resume: train without resuming")
+    if not resume:
+        check_free(output)
     values = config_to_dict(config)
-    if resume and _checkpoint(output):
+    if resume and (checkpoint := _checkpoint(output)):
+        step = read_json(checkpoint / "step.json")["step"]
+        if step > config.train.steps:
+            raise InputError(
+                f"{output} stands at step {step}: resume with train.steps of {step} or more"
+            )
         free = [*same, *(f"train.{name}" for name in FREE)]
         if identity and data.exists() and read_json(data) == identity:
             free += ["data.root", "data.mano"]
@@ -373,6 +399,8 @@ def _open_run(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "
                 "resume with the same, or start a new run from its weights with train.initial"
             )
+        if step < config.train.steps and read_calibration(output / WEIGHTS):
+            logger.warning("%s was calibrated as it stood: calibrate it again afterwards", output)
     write_json(path, values)
     write_json(data, identity)
 

@@ -91,6 +91,11 @@ def find_weights(source: str | Path) -> Path:
     path = SHIPPED.get(str(source), Path(source))
     path = path / WEIGHTS if path.is_dir() else path
     if not path.is_file():
+        legs = sorted(str(leg.parent) for leg in Path(source).glob(f"*/{WEIGHTS}"))
+        if legs:
+            raise InputError(f"no weights at {path}: give one of its legs, {' or '.join(legs)}")
+        if (path.parent / "config.json").exists():
+            raise InputError(f"no weights at {path}: that run has no checkpoint yet, train it on")
         raise InputError(
             f"no weights at {path}: give a run folder, a .safetensors file, or one of "
             f"{sorted(SHIPPED)}"
@@ -105,7 +110,14 @@ def read_weights(source: str | Path) -> tuple[dict[str, Tensor], Config]:
         InputError: missing or damaged file, or one that is not ours.
     """
     path = find_weights(source)
-    config = config_from_dict(json.loads(_metadata(path)["config"]), path)
+    try:
+        config = config_from_dict(json.loads(_metadata(path)["config"]), path)
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} carries no configuration of ours ({error}): it was not written by dne_lib"
+        ) from None
     state = safetensors.torch.load_file(path)
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config
 
@@ -192,7 +204,7 @@ def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: st
         raise InputError(
             f"{source} was trained with another configuration: {len(wrong)} weights have another "
             f"shape, {len(missing)} are missing, {len(extra)} are unknown, {name} first; use the "
-            "model settings it was trained with"
+            "model settings it was trained with, or start without it (`dne train --from-scratch`)"
         )
     network.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     return [k for k in state if k in own]

@@ -8,7 +8,7 @@ from torch.utils.data import default_collate
 
 from dne_lib.camera import ridge_camera
 from dne_lib.config import HAND_UNIT, ModelConfig
-from dne_lib.mano import HandModel
+from dne_lib.mano import HandModel, matrix_to_rotation_6d
 from dne_lib.rasterize import auxiliary_maps
 
 CONFIG = ModelConfig(
@@ -46,6 +46,8 @@ def make_sample(hands: HandModel, seed: int, present: tuple[bool, bool]) -> dict
         "triangulated": units[:, 778:] + torch.tensor([[0.0]] + 20 * [[0.021]]),
         "vertices_2d": torch.from_numpy(flat[:, :778]),
         "joint_valid": torch.from_numpy(valid),
+        "pose": matrix_to_rotation_6d(torch.from_numpy(eye)) * torch.from_numpy(where),
+        "betas": torch.zeros(2, 10),
         "camera": camera * torch.from_numpy(where),
         "index": torch.tensor(seed),
         **{name: torch.from_numpy(values) for name, values in maps.items()},

@@ -1,4 +1,6 @@
+import inspect
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -7,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 
 import dne_lib
 from dne_lib import cli
-from dne_lib.config import Config, preset
+from dne_lib.config import Config, check_fields, preset
 from dne_lib.files import InputError, write_json
 from dne_lib.mano import ASSETS
 from dne_lib.weights import load_network, save_network
@@ -78,6 +81,9 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
         ("train --from-scratch --data.root nowhere", "nowhere"),
         ("train --model.modules -1", "modules and model.vertex_embedding cannot be negative"),
         ("train --data.rotation nan", "data.rotation is nan"),
+        ("train --train.clip inf", "train.clip is inf: give a number that is finite"),
+        ("train --data.max-fit-error nan", "data.max_fit_error is nan"),
+        ("train --loss.depth -1", "loss.depth is -1.0: it must be 0 or more"),
         ("train --from-scratch --coarse-steps -1", "--coarse-steps is -1"),
         ("train --from-scratch --train.initial shipped", "leave --train.initial out"),
     ],
@@ -91,6 +97,44 @@ def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, 
     (written,) = capsys.readouterr().err.strip().splitlines()
     assert written.startswith("dne: error: ")
     assert message in written
+
+
+def test_an_evaluation_of_something_else_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "network_for", lambda *_: (None, preset("tiny")))
+    monkeypatch.setattr(cli, "report", lambda *_, **__: pytest.fail("it would be replaced"))
+    kept = {"network": "shipped", "limit": 4, "images_of": {"annotation": "H+M", "every": 1}}
+    write_json(tmp_path / "metrics.json", {**kept, "split": "test"})
+    for line, words in (
+        ("shipped-coarse --limit 4", "of network shipped, not shipped-coarse"),
+        ("shipped --limit 2", "of limit 4, not 2"),
+        ("shipped --limit 4 --every 2", "of every 1, not 2"),
+    ):
+        command = tyro.cli(cli.Evaluate, args=[*line.split(), "--output", str(tmp_path)])
+        with pytest.raises(InputError, match=f"holds an evaluation {words}: give another folder"):
+            command.run()
+
+
+def test_names_of_files_need_not_be_text(capsysbinary, monkeypatch):
+    monkeypatch.setattr(cli.Predict, "run", lambda command: print(*command.images))
+    assert cli.main(["predict", os.fsdecode(b"caf\xe9.png")]) == 0
+    assert capsysbinary.readouterr().out == b"caf\xe9.png\n"
+
+
+def test_a_preset_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="preset 'Paper': use tiny or small or paper"):
+        inspect.unwrap(preset)("Paper")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("8", "'8': give a whole number"), (8.0, "8.0: give a whole"), (True, "True: give a whole")],
+)
+def test_settings_of_another_type_are_refused(value, words):
+    model = preset("tiny").model
+    check_fields(model, "model")
+    model.channels = value
+    with pytest.raises(InputError, match=rf"model\.channels is {words}"):
+        check_fields(model, "model")
 
 
 def test_it_says_its_version(capsys):
@@ -155,6 +199,10 @@ def test_run_folders_are_never_taken_twice(tmp_path):
     (tmp_path / "tiny-2").mkdir()
     assert cli.run_folder(tmp_path, "tiny", resume=False) == tmp_path / "tiny-3"
     assert cli.run_folder(tmp_path, "tiny", resume=True) == tmp_path / "tiny-2"
+    (tmp_path / "tiny").rmdir()
+    (tmp_path / "tiny-old").mkdir()
+    assert cli.run_folder(tmp_path, "tiny", resume=False) == tmp_path / "tiny-3"
+    assert cli.run_folder(tmp_path, "tiny", resume=True) == tmp_path / "tiny-2"
     with pytest.raises(InputError, match="without --resume"):
         cli.run_folder(tmp_path, "paper", resume=True)
 
@@ -209,6 +257,50 @@ def test_a_run_to_resume_must_be_there(builtin_data, tmp_path, monkeypatch, caps
     assert cli.main([*line, "--resume"]) == 2
     assert "no run typo to resume" in capsys.readouterr().err
     assert not (tmp_path / "typo").exists()
+
+
+def test_the_folder_of_a_run_is_looked_at_before_images_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "render_missing", lambda root: pytest.fail("images are drawn"))
+    run = tmp_path / "run"
+    write_json(run / "config.json", {"data": {"root": "elsewhere"}})
+    assert cli.main(["train", "--resume", "--output", "run"]) == 2
+    assert "run was trained on elsewhere, and there is no data/builtin" in capsys.readouterr().err
+    (run / "log.jsonl").touch()
+    assert cli.main(["train", "--output", "run"]) == 2
+    assert "run already holds a run" in capsys.readouterr().err
+    (tmp_path / "long" / "upright").mkdir(parents=True)
+    (tmp_path / "long" / "upright" / "log.jsonl").touch()
+    assert cli.main(["train", "--from-scratch", "--output", "long"]) == 2
+    assert "long/upright already holds a run" in capsys.readouterr().err
+
+
+def test_several_images_are_predicted_and_those_that_fail_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "network_for", lambda *_: (None, Config()))
+    monkeypatch.setattr(cli, "certainty", lambda found: f"sure of {found}")
+
+    def predict(network, config, image, box):
+        if image.stem == "bad":
+            raise InputError("no hand found")
+        return image
+
+    monkeypatch.setattr(cli, "predict", predict)
+    monkeypatch.setattr(cli, "save", lambda found, output, of: [output / "overlay.png"])
+    assert cli.main(["predict", "a.jpg", "bad.jpg", "b.png", "--output", "out"]) == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "out/a/overlay.png",
+        "sure of a.jpg",
+        "out/b/overlay.png",
+        "sure of b.png",
+    ]
+    assert "1 of 3 images failed" in err
+    assert cli.main(["predict", "a.jpg"]) == 0
+    assert "predictions/a/overlay.png" in capsys.readouterr().out
+    for line, words in (("a.jpg a.png", "called a"), ("a.jpg b.jpg --box 1,2,3,4", "of one image")):
+        assert cli.main(["predict", *line.split()]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_what_is_measured_is_never_a_subset(monkeypatch):
@@ -275,7 +367,7 @@ def test_a_run_is_held_against_what_was_trained_on_such_images(tmp_path, monkeyp
     asked = []
     monkeypatch.setattr(cli, "network_for", lambda source: asked.append(source) or (None, Config()))
     monkeypatch.setattr(cli, "report", lambda *_, **named: asked.append(named["name"]))
-    for function in ("table_rows", "floor_row", "format_table", "summary"):
+    for function in ("table_rows", "floor_row", "format_table", "counted"):
         monkeypatch.setattr(cli, function, lambda *_, **__: "\n\n")
     config = Config()
     config.data.root = tmp_path

@@ -40,10 +40,28 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     write_bytes(tmp_path / "weights", b"old")
-    monkeypatch.setattr(os, "fdopen", interrupt)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(tmp_path / "weights", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_files_are_as_open_to_others_as_the_user_wants(tmp_path):
+    for mask, mode in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_bytes(tmp_path / "weights", b"new")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "weights").stat().st_mode & 0o777 == mode
+
+
+def test_names_need_not_be_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    claim_folder(tmp_path / "of", "prediction", of=name)
+    claim_folder(tmp_path / "of", "prediction", of=name)
+    with pytest.raises(InputError, match="holds the prediction of"):
+        claim_folder(tmp_path / "of", "prediction", of="another.png")
 
 
 def test_a_lock_that_cannot_be_made_is_explained(tmp_path):

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,18 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.transform import Rotation
 
 from dne_lib import metrics
-from dne_lib.metrics import MILLIMETRES, PROTOCOLS, Scores, mpjpe, mpvpe, mpvpe_2d, procrustes
+from dne_lib.files import InputError
+from dne_lib.metrics import (
+    MILLIMETRES,
+    PROTOCOLS,
+    Scores,
+    aligned,
+    mpjpe,
+    mpvpe,
+    mpvpe_2d,
+    procrustes,
+    roots_valid,
+)
 
 
 @pytest.fixture
@@ -120,6 +133,13 @@ def test_roots_decide_which_hands_count():
         "mcp-scaled": [False, False],
         "procrustes": [True, True],
     }
+
+
+def test_a_protocol_that_there_is_not_is_refused():
+    points, valid = torch.zeros(1, 2, 21, 3), torch.ones(1, 2, 21, dtype=torch.bool)
+    for function, arguments in ((aligned, (*[points] * 4, valid.float())), (roots_valid, (valid,))):
+        with pytest.raises(InputError, match="protocol 'Wrist': use wrist or mcp"):
+            inspect.unwrap(function)(*arguments, "Wrist")
 
 
 def test_2d_error_is_in_pixels_at_256():

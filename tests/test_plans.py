@@ -85,6 +85,7 @@ def test_every_field_can_be_overridden():
         ({"train.learning_rate": "1e-3"}, r"write 1\.0e-3"),
         ({"train.schedule": "linear"}, "give one of paper, cosine"),
         ({"train.initial": 3}, "train.initial is 3: give text"),
+        ({"data.root": 3}, "data.root is 3: give a path"),
     ],
 )
 def test_values_that_do_not_fit(values, message):

@@ -1,3 +1,4 @@
+import json
 import struct
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from dne_lib.model.noise import Calibration
 from dne_lib.predict import (
     certainty,
     check_box,
+    check_pixels,
     find_hands,
     hands_present,
     overlay,
@@ -192,7 +194,14 @@ def test_files_hold_the_hands(config, photo, tmp_path):
     assert set(trimesh.load_scene(output / "hands.glb").geometry) == {"right", "left"}
 
     names = [path.name for path in save(found, output)]
-    assert names == ["overlay.png", "right.obj", "hands.glb"]
+    assert names == ["overlay.png", "right.obj", "hands.glb", "hands.json"]
+    said = json.loads((output / "hands.json").read_text())
+    assert list(said) == ["right"]
+    np.testing.assert_allclose(said["right"]["joints"], found.joints[0], atol=1e-5)
+    np.testing.assert_allclose(said["right"]["joints_2d"], found.joint_points[0], atol=0.01)
+    # Joints lie among the vertices, in the image too.
+    low, high = found.points[0].min(axis=0), found.points[0].max(axis=0)
+    assert ((found.joint_points[0] > low - 1) & (found.joint_points[0] < high + 1)).all()
     assert not (output / "left.obj").exists()
     right = trimesh.load_mesh(output / "right.obj", process=False)
     assert right.vertices.shape == (778, 3)
@@ -237,13 +246,15 @@ def test_a_photo_is_turned_whatever_else_its_exif_says(tmp_path):
     assert read[18:].max() < 50
 
 
-def test_every_orientation_is_turned_as_pillow_does(tmp_path):
+@pytest.mark.parametrize("kind", ["png", "webp", "tif"])
+def test_every_orientation_is_turned_as_pillow_does(tmp_path, kind):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        path = tmp_path / f"{orientation}.png"
-        Image.fromarray(pixels).save(path, exif=exif)
+        path = tmp_path / f"{orientation}.{kind}"
+        tags = {"tiffinfo": {0x0112: orientation}} if kind == "tif" else {"exif": exif}
+        Image.fromarray(pixels).save(path, **tags)
         expected = np.array(ImageOps.exif_transpose(Image.open(path)))
         np.testing.assert_array_equal(read_photo(path), expected)
 
@@ -263,8 +274,22 @@ def test_unreadable_photos_are_explained(tmp_path):
         read_photo(text)
     with pytest.raises(InputError, match="does not exist"):
         read_photo(tmp_path / "missing.jpg")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"Is a directory.*: give an image file"):
         read_photo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_rgb_are_refused(pixels):
+    with pytest.raises(InputError, match="give RGB as uint8"):
+        check_pixels(pixels)
 
 
 def test_boxes_are_checked(photo):
@@ -279,6 +304,8 @@ def test_boxes_are_checked(photo):
     for box in ((200.0, 0.0, 5.0, 5.0), (0.0, -9.0, 5.0, 9.0)):
         with pytest.raises(InputError, match="outside the image"):
             check_box(box, photo)
+    with pytest.raises(InputError, match="far larger than the image"):
+        check_box((0.0, 0.0, 1e300, 1e300), photo)
 
 
 def test_a_network_with_modules_says_how_sure_it_is(config, photo, monkeypatch, tmp_path):
@@ -329,8 +356,8 @@ def test_a_calibrated_network_says_how_far_errors_go(config, photo, monkeypatch,
     # Student's t of four degrees in space, 10 or 30 mm wide: F of 3 and 4 from a table.
     half, most = (10 * (2 * hands - 1) * (3 * f) ** 0.5 for f in (0.9406, 4.1909))
     np.testing.assert_allclose(1000 * found.spread, half, rtol=1e-3)
-    *lines, last = certainty(found).split("\n")
-    assert len(lines) == hands
+    *lines, last = certainty(found).split("\n")[: hands + 1]
+    assert ("there may be no hand" in certainty(found)) == (hands == 2)  # half within 50 mm
     assert "calibrated on" in last
     line = (
         f"half of its vertices within {half:.1f} mm of the truth, nine in ten within {most:.1f} mm"

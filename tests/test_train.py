@@ -10,17 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.utils.data import default_collate
 
 import dne_lib.train as module
+from dne_lib.ablate import _Job, _measure
 from dne_lib.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, config_to_dict
 from dne_lib.data import interhand
 from dne_lib.data.interhand import InterHand
+from dne_lib.evaluate import report
 from dne_lib.files import InputError
 from dne_lib.losses import total_loss
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.refine import ESTIMATORS
+from dne_lib.plans import Variant
 from dne_lib.train import check_train_config, learning_rate, train, usable_precision
-from dne_lib.weights import load_network, read_weights
+from dne_lib.uncertainty import calibrate
+from dne_lib.weights import WEIGHTS, load_network, read_weights, save_network
 
 MODEL = ModelConfig(
     backbone="resnet18",
@@ -162,6 +167,64 @@ def test_loaded_parts_can_learn_more_slowly(config, tmp_path):
     assert after["refiners.0.varphi.last.weight"].any()
 
 
+def heard(monkeypatch):
+    """The batches of every step from now on, as they come."""
+    loss, batches = module.total_loss, []
+
+    def listens(predicted, batch, config):
+        batches.append(batch)
+        return loss(predicted, batch, config)
+
+    monkeypatch.setattr(module, "total_loss", listens)
+    return batches
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_training_images_are_changed_anew_in_every_epoch(config, tmp_path, monkeypatch, processes):
+    batches = heard(monkeypatch)
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    train(changed(config, seed=5), tmp_path / "run")
+    data = InterHand(config.data.root, "train", config.model, config.data, augment=True, seed=5)
+    for epoch, batch in ((0, batches[0]), (1, batches[3])):  # three batches are an epoch
+        data.set_epoch(epoch)
+        expected = default_collate(data.__getitems__(batch["index"].tolist()))
+        for name in ("image", "crop", "vertices"):
+            torch.testing.assert_close(batch[name], expected[name])
+
+
+def test_images_that_are_measured_are_left_as_they_are(config, tmp_path, monkeypatch):
+    asked = []
+
+    def listens(root, split, model, data, augment, seed=0):
+        asked.append((split, augment))
+        raise LookupError  # enough is known
+
+    network, run = DualNoiseNetwork(config.model), tmp_path / "run"
+    run.mkdir()
+    save_network(network, config, run / WEIGHTS)
+    job = _Job(0, Variant("any"), config, run, None, None)
+    for place, measure in (
+        ("evaluate", lambda: report(network, config, tmp_path / "out")),
+        ("ablate", lambda: _measure(job)),
+        ("uncertainty", lambda: calibrate(network, config)),
+    ):
+        monkeypatch.setattr(f"dne_lib.{place}.InterHand", listens)
+        with pytest.raises(LookupError):
+            measure()
+    assert asked == [("test", False), ("test", False), ("val", False)]
+
+
+def test_the_optimiser_is_told_of_decay_and_the_largest_gradient(config, tmp_path):
+    config = changed(config, steps=1, weight_decay=0.25, clip=1e-3)
+    run = train(config, tmp_path / "run")
+    assert json.loads((run / "log.jsonl").read_text())["gradient_norm"] > 1e-3
+    optimizer = torch.load(run / "checkpoint" / "optimizer.bin")
+    assert [group["weight_decay"] for group in optimizer["param_groups"]] == [0.25]
+    # After one step Adam's first moment is a tenth of the gradient that it was given.
+    moments = [state["exp_avg"].flatten() for state in optimizer["state"].values()]
+    assert torch.cat(moments).norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
 def test_one_batch_is_overfitted(builtin_data):
     torch.manual_seed(0)
     model = dataclasses.replace(
@@ -191,6 +254,11 @@ def test_a_run_is_never_overwritten(config, tmp_path):
         train(config, run)
     with pytest.raises(InputError, match=r"train\.batch_size"):
         train(changed(config, batch_size=2), run, resume=True)
+    longer = train(changed(config, steps=2), run, resume=True)
+    with pytest.raises(
+        InputError, match=r"stands at step 2: resume with train\.steps of 2 or more"
+    ):
+        train(changed(config, steps=1), longer, resume=True)
     with pytest.raises(InputError, match="nothing to resume"):
         train(config, tmp_path / "new", resume=True)
     assert not (tmp_path / "new").exists()
@@ -388,7 +456,8 @@ def test_a_loss_that_is_no_number_is_never_saved(config, tmp_path, monkeypatch):
     assert all(w.isfinite().all() for w in weights(train(lower, tmp_path / "run", True)).values())
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_again(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_stopped_before_its_first_step_begins_again(config, tmp_path, monkeypatch, resume):
     straight = weights(train(config, tmp_path / "straight"))
 
     def breaks(*_):
@@ -398,9 +467,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(config, tmp_path
     with pytest.raises(MemoryError):
         train(changed(config, batch_size=8), tmp_path / "run")
     monkeypatch.undo()
-    with pytest.raises(InputError, match="already holds a run"):
-        train(config, tmp_path / "run")
-    resumed = weights(train(config, tmp_path / "run", resume=True))
+    resumed = weights(train(config, tmp_path / "run", resume))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
 
@@ -479,6 +546,20 @@ def test_an_interrupted_run_goes_on_where_it_was(config, tmp_path, monkeypatch):
         torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
 
 
+def test_an_interrupt_while_a_step_is_logged_waits_for_the_next_one(config, tmp_path, monkeypatch):
+    log = module._log
+
+    def interrupted(accelerator, entry, output):
+        log(accelerator, entry, output)
+        if entry["step"] == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(module, "_log", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(changed(config, log_every=1, save_every=100), tmp_path / "run")
+    assert saved_step(tmp_path / "run") == 2
+
+
 def test_the_second_interrupt_stops_at_once(config, tmp_path, monkeypatch):
     def impatient(*_):
         signal.raise_signal(signal.SIGINT)
@@ -488,6 +569,30 @@ def test_the_second_interrupt_stops_at_once(config, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_two_processes_see_each_image_once_an_epoch_and_go_on_in_the_same_order(
+    config, tmp_path, monkeypatch
+):
+    """Each of them alone: nothing but the order of the images is looked at."""
+    batches = heard(monkeypatch)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    config = changed(config, stage="coarse", steps=6, save_every=100, log_every=100)
+    orders = []
+    for process in range(2):
+        monkeypatch.setattr(Accelerator, "process_index", process)
+        train(config, tmp_path / f"whole{process}")
+        whole = [batch["index"].tolist() for batch in batches]
+        batches.clear()
+        run = train(config, tmp_path / f"part{process}", until=4)
+        train(config, run, resume=True)
+        assert [batch["index"].tolist() for batch in batches] == whole
+        batches.clear()
+        orders.append(whole)
+    first, second = ([order[epoch] for order in orders] for epoch in (slice(3), slice(3, 6)))
+    for epoch in (first, second):
+        assert sorted(i for order in epoch for batch in order for i in batch) == [*range(12)]
+    assert first != second
 
 
 def test_two_processes_train_one_stage_after_the_other(builtin_data, tmp_path):

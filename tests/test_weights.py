@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import safetensors.torch
@@ -107,6 +108,14 @@ def test_files_that_hold_no_weights(tmp_path):
         read_weights(path)
     safetensors.torch.save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="carries no configuration"):
+        read_weights(path)
+    for config in ("[1]", "{", '{"model": 3}'):
+        safetensors.torch.save_file({"x": torch.zeros(1)}, path, metadata={"config": config})
+        with pytest.raises(InputError, match="carries no configuration of ours"):
+            read_weights(path)
+    values = json.dumps({"model": {"colours": 3}})
+    safetensors.torch.save_file({"x": torch.zeros(1)}, path, metadata={"config": values})
+    with pytest.raises(InputError, match="unknown fields colours: it was written by another"):
         read_weights(path)
 
 

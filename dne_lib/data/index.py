@@ -137,10 +137,15 @@ def read_index(root: Path, split: str) -> Index:
     """
     folder = root / "annotations" / split
     if not folder.is_dir():
+        if (root / "recipe.json").exists():
+            raise InputError(
+                f"{folder} does not exist: if `dne synthesize` was interrupted, the same command "
+                f"goes on; if not, {root} has no {split}: render one into another folder, with "
+                f"`dne synthesize FOLDER --train 0 --test 0 --{split} N`, and give that one"
+            )
         raise InputError(
-            f"{folder} does not exist: render all splits into a new folder with "
-            "`dne synthesize data/new --train 4000 --test 400 --val 400`, or point data.root at "
-            "the folder of InterHand2.6M that holds annotations/ and images/"
+            f"{folder} does not exist: give the folder of InterHand2.6M that holds annotations/ "
+            "and images/, or render data: `dne synthesize FOLDER --train 4000 --test 400 --val 400`"
         )
     paths = [folder / f"InterHand2.6M_{split}_{name}.json" for name in FILES]
     wanted = (*paths, image_folder(root, split))

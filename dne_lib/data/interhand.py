@@ -120,6 +120,12 @@ class InterHand(Dataset):
         self.hands = HandModel(data.mano)
         self.topology = self.hands.topology
         self.shards = Shards(root, split) if is_exported(root, split) else None
+        packed = [s for s in ("train", "val", "test") if is_exported(root, s)]
+        if packed and self.shards is None and not (root / "annotations").is_dir():
+            raise InputError(
+                f"{root} has the split {' and '.join(packed)} packed, and no {split}: add it with "
+                f"`dne export {root} --data TREE --split {split}`, of the same tree"
+            )
         index = self.labels = read_index(root, split) if self.shards is None else self.shards.index
         fits = self.fits = fit_hands(index, self.hands)
         limit = np.inf if data.max_fit_error is None else data.max_fit_error

@@ -110,7 +110,8 @@ class DualNoiseNetwork(nn.Module):
         """Run every stage.
 
         Args:
-            image: RGB in [0, 1], S = config.image_size. Another size is taken too, and read worse.
+            image: RGB in [0, 1], S = config.image_size. With the regressor `attention` another
+                multiple of 2^(stages + 1) is taken too, and read worse.
             present: refine only these hands (others come back as zeros); None: both.
             samples: noise draws per module; None: R while training, the means otherwise.
             generator: source of the noise; None: torch's global one.

@@ -251,7 +251,8 @@ class DualNoiseModule(nn.Module):
         self.config = config
         c = config.channels
         where, own = [], []  # inputs the paper does not have: see the configuration
-        if config.vertex_embedding:
+        # Without any noise nobody reads it, and several GPUs want a gradient for all there is.
+        if config.vertex_embedding and (config.noise_2d or config.noise_3d):
             # Started where DensePose puts the vertex, which is what the features speak of.
             waves = fourier(torch.from_numpy(topology.places).float())
             mix = torch.randn(waves.shape[1], config.vertex_embedding) / waves.shape[1] ** 0.5

@@ -15,6 +15,7 @@ from dne_lib.check import check_data
 from dne_lib.config import Config, DataConfig, LossConfig, TrainConfig
 from dne_lib.data import index as index_module
 from dne_lib.data import shards as module
+from dne_lib.data.interhand import InterHand
 from dne_lib.data.shards import export
 from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
@@ -148,6 +149,11 @@ def test_images_may_be_in_the_folder_that_unpacking_makes(drawn, tmp_path):
 def test_a_subset_of_an_export_needs_no_tree(drawn, packed):
     human = dataset(packed, annotation="H")
     assert [human.path(i).name for i in range(3)] == ["image0.jpg", "image1.jpg", "image2.jpg"]
+
+
+def test_a_split_that_was_not_packed_is_named(packed):
+    with pytest.raises(InputError, match="has the split train packed, and no test: add it with"):
+        InterHand(packed, "test", CONFIG, DataConfig(), augment=False)
 
 
 def test_an_export_is_checked_as_a_tree_is(packed, tmp_path):

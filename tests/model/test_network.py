@@ -5,12 +5,14 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from dne_lib.config import ModelConfig, Preset, preset
+from dne_lib.config import LossConfig, ModelConfig, Preset, preset
 from dne_lib.files import InputError
+from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.coarse import pixel_centres
 from dne_lib.model.encoder import Encoder
+from tests.samples import make_batch
 
 SMALL = ModelConfig(
     backbone="resnet18",
@@ -97,18 +99,49 @@ def test_sampling_at_inference_is_an_option(hands, image):
     assert len(network(image, samples=5).stages[-1].samples) == 5
 
 
-@pytest.mark.parametrize("estimator", ["mlp", "graph"])
-def test_gradients_reach_every_parameter(hands, image, estimator):
-    network = build(hands, estimator=estimator).train()
-    out = network(image)
-    loss = sum(maps.square().mean() for maps in out.auxiliary)
-    loss = loss + sum(value.square().mean() for value in out.parameters[:3])
-    for stage in out.stages:
-        loss = loss + stage.samples.square().mean() + stage.projections.square().mean()
-        loss = loss + stage.coordinates.square().mean() + stage.scores.square().mean()
+def test_the_best_scored_sample_goes_on(hands, image):
+    network, heard = build(hands, samples=4).train(), []
+    network.refiners[1].register_forward_hook(lambda _, given, __: heard.extend(given[1:3]))
+    out = network(image, generator=torch.Generator().manual_seed(0))
+    for stage in out.stages[1:]:
+        best = stage.scores.argmax(0)
+        assert best.any()  # the first one would do otherwise
+        expected = stage.samples.take_along_dim(best[None, ..., None, None], dim=0)[0]
+        assert torch.equal(stage.vertices, expected)
+    vertices, camera = heard
+    assert torch.equal(vertices, out.stages[1].vertices.flatten(0, 1))
+    assert torch.equal(camera, out.stages[1].camera.flatten(0, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"modules": 0},
+        {"noise_2d": False},
+        {"noise_3d": False},
+        {"camera_correction": False},
+        {"sampling": False},
+        {"selection": False},
+        {"regressor": "mlp"},
+        {"estimator": "graph"},
+        {"consistency": False},
+        {"vertex_embedding": 0},
+        {"vertex_coordinates": False},
+    ],
+    ids=str,
+)
+def test_gradients_reach_every_parameter(hands, image, change):
+    """Of the loss itself: processes that share the work wait for every gradient."""
+    network, batch = build(hands, **change).train(), make_batch(hands)
+    loss, _ = total_loss(network(image, batch["present"]), batch, LossConfig())
     loss.backward()
-    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not without
+    parameters = dict(network.named_parameters())
+    assert not [name for name, p in parameters.items() if p.grad is None]
+    # A single sample is not ranked, and what is added to all scores moves no rank.
+    unranked = "score.2.bias" if change.get("sampling", True) else ".score."
+    silent = [name for name, p in parameters.items() if not p.grad.any()]
+    assert not [name for name in silent if unranked not in name]
 
 
 def test_hands_that_are_absent_change_nothing_for_the_others(hands, image):

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from dne_lib.camera import pixels_to_ndc
+from dne_lib.camera import pixels_to_ndc, ridge_camera
 from dne_lib.config import ModelConfig
 from dne_lib.mano import HandModel
 from dne_lib.model.refine import (
@@ -219,6 +219,39 @@ def test_selection_takes_the_best_score_or_the_first(inputs, generator):
     out = module(**inputs, samples=6, generator=generator)
     assert torch.equal(out.best, out.scores.argmax(0))
     assert build(selection=False)(**inputs, samples=6).best.tolist() == [0, 0, 0]
+
+
+def test_the_camera_is_fitted_to_the_best_sample(inputs, generator):
+    module = build()
+    out = module(**inputs, samples=6, generator=generator)
+    assert out.best.any()  # the first one would do otherwise
+    n = torch.arange(3)
+    best = out.vertices[out.best, n], out.coordinates[out.best, n]
+    torch.testing.assert_close(out.camera, ridge_camera(*best, module.config.ridge))
+
+
+def test_the_score_teaches_nothing_but_the_score(inputs, generator):
+    """Learning to rank samples does not bend what they are made of."""
+    module = build()
+    for name in ("features", "vertices", "regressed"):
+        inputs[name].requires_grad_()
+    out = module(**inputs, samples=2, generator=generator)
+    out.scores.sum().backward()
+    assert all(inputs[name].grad is None for name in ("features", "vertices", "regressed"))
+    taught = {name.split(".")[0] for name, p in module.named_parameters() if p.grad is not None}
+    assert taught == {"score"}
+
+
+def test_3d_noise_is_estimated_where_2d_noise_has_moved_the_points(inputs, generator):
+    """F is read at u + eps_2d, not at u."""
+    module, heard = build(), []
+    module.varphi.register_forward_hook(lambda _, given, __: heard.append(given[0]))
+    out = module(**inputs, samples=2, generator=generator)
+    for points, parts in zip(out.coordinates, heard, strict=True):
+        aligned = interpolate(inputs["features"], points)
+        views = three_views(aligned, inputs["vertices"], module.config.voxel_grid)
+        for got, want in zip(parts[:4], [*views, aligned], strict=True):
+            torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize(
