@@ -42,7 +42,14 @@ def leg(run: Path) -> dict:
     }
 
 
-def record(runs: list[Path], folder: Path, device: str, commit: str | None, thin: int) -> None:
+def record(
+    runs: list[Path],
+    folder: Path,
+    device: str,
+    commit: str | None,
+    thin: int,
+    evaluation: Path | None = None,
+) -> None:
     """Write the records of legs of training.
 
     Args:
@@ -50,6 +57,7 @@ def record(runs: list[Path], folder: Path, device: str, commit: str | None, thin
         device: what it was trained on.
         commit: of the code of the last leg; None: this checkout's.
         thin: keep every n-th line of the logs.
+        evaluation: folder of metrics.json and pictures; None: that of the last run.
     """
     path = folder / "record.json"
     known = {each["name"]: each for each in read_json(path)["legs"]} if path.exists() else {}
@@ -62,31 +70,31 @@ def record(runs: list[Path], folder: Path, device: str, commit: str | None, thin
         )
         lines = (run / "log.jsonl").read_bytes().splitlines(keepends=True)
         write_bytes(folder / run.name / "log.jsonl", b"".join(lines[thin - 1 :: thin]))
-    last = runs[-1]
-    metrics = read_json(last / "evaluation-test" / "metrics.json")
-    metrics |= {"network": last.name, "data": Path(metrics["data"]).name}
+    evaluation = evaluation or runs[-1] / "evaluation-test"
+    metrics = read_json(evaluation / "metrics.json")
+    metrics |= {"network": Path(metrics["network"]).name, "data": Path(metrics["data"]).name}
     without_places(metrics["config"])
     write_json(folder / "metrics.json", metrics)
     head = ["git", "rev-parse", "--short", commit or "HEAD"]
     short = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     write_json(path, {"commit": short.strip(), "device": device, "legs": legs})
     for name in ("grid.png", "maps.png"):
-        shutil.copy(last / "evaluation-test" / name, folder / name)
+        shutil.copy(evaluation / name, folder / name)
 
 
-def parse_training(description: str | None, **name: Any) -> argparse.Namespace:
-    """What `record` asks for, and a name."""
+def training_parser(description: str | None, **name: Any) -> argparse.ArgumentParser:
+    """Of what `record` asks for, and a name."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("name", **name)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--device", required=True, help="what it was trained on")
     parser.add_argument("--commit", help="of the code of the last leg; default: this checkout's")
     parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the logs")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":
-    options = parse_training(__doc__, help="folder in results/")
+    options = training_parser(__doc__, help="folder in results/").parse_args()
     target = ROOT / "results" / options.name
     record(options.runs, target, options.device, options.commit, options.thin)
     print(target)

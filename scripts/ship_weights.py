@@ -3,19 +3,25 @@
     python scripts/ship_weights.py shipped[-coarse|-varied] RUN [RUN ...] --device "two CPU cores"
 
 The runs are the legs of its training, in order; the last one's weights are shipped, at half
-precision, in dne_lib/assets. results/ gets what `record_runs.py` keeps, from which model_card.py
-makes the card.
+precision, in dne_lib/assets, or those that --joined names (of join_weights.py, which no run has
+trained as they are; with the folder of their evaluation). results/ gets what `record_runs.py`
+keeps, from which model_card.py makes the card.
 """
 
-from record_runs import ROOT, parse_training, record
+from pathlib import Path
+
+from record_runs import ROOT, record, training_parser
 
 from dne_lib.weights import SHIPPED, load_network, save_network
 
 
 def main() -> None:
     """Copy weights and records."""
-    options = parse_training(__doc__, choices=sorted(SHIPPED))
-    target, last = SHIPPED[options.name], options.runs[-1]
+    parser = training_parser(__doc__, choices=sorted(SHIPPED))
+    parser.add_argument("--joined", type=Path, nargs=2, metavar=("WEIGHTS", "EVALUATION"))
+    options = parser.parse_args()
+    target = SHIPPED[options.name]
+    last, evaluation = options.joined or (options.runs[-1], None)
     network, config = load_network(last)
     if network.refiners and not network.calibration:
         raise SystemExit(f"{last} is not calibrated: dne calibrate {last} --data DATA-WITH-VAL")
@@ -23,7 +29,7 @@ def main() -> None:
     config.train.initial = None
     save_network(network, config, target, half=True)
     folder = ROOT / "results" / target.stem
-    record(options.runs, folder, options.device, options.commit, options.thin)
+    record(options.runs, folder, options.device, options.commit, options.thin, evaluation)
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
 
 

@@ -255,9 +255,7 @@ def test_a_run_is_never_overwritten(config, tmp_path):
     with pytest.raises(InputError, match=r"train\.batch_size"):
         train(changed(config, batch_size=2), run, resume=True)
     longer = train(changed(config, steps=2), run, resume=True)
-    with pytest.raises(
-        InputError, match=r"stands at step 2: resume with train\.steps of 2 or more"
-    ):
+    with pytest.raises(InputError, match=r"stands at step 2: resume with train\.steps of 2"):
         train(changed(config, steps=1), longer, resume=True)
     with pytest.raises(InputError, match="nothing to resume"):
         train(config, tmp_path / "new", resume=True)
