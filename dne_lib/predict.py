@@ -40,7 +40,7 @@ SPECK = 0.1  # of the largest piece
 # Parts of one hand are now and then taken for the other's, up to some tenth of the hand. A real
 # second hand fills less only where the first hides nearly all of it.
 BESIDE = 0.1
-LOST = 40  # mm, of half the vertices: far more than where calibrated networks see a hand
+LOST = 30  # mm within which half of the vertices are: beyond it most hands are wrong altogether
 LARGEST = 100  # times the image: a box around it in which no hand could be seen
 
 # What EXIF's orientations say is to be done to an image.
@@ -318,7 +318,7 @@ def certainty(prediction: Prediction) -> str:
         else "so it was on images like those it was calibrated on; on others it may err more"
     )
     if lost:
-        lines.append("that is as wide as a finger is long: there may be no hand there at all")
+        lines.append("that is much: the hand may be wrong altogether, or no hand at all")
     return "\n".join(lines)
 
 

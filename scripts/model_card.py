@@ -74,7 +74,8 @@ def measured(metrics: dict[str, Any], name: str) -> str:
         rows.append([row, *(f"{values[k]:.1f} px" for k in KINDS)])
     worst = ["sequences", "hands", "MPVPE, wrist, mm", "2D, px"]
     return f"""On {metrics["images"]["All"]:,} images of subjects that were not trained on
-(`dne evaluate {name} --data {metrics["data"]} --split {metrics["split"]}`; {metrics["data"]}:
+(`dne evaluate {name} --data {metrics["data"]} --split {metrics["split"]}`, of the weights before
+they were rounded to half precision; {metrics["data"]}:
 {metrics["images_of"]["release"]}; SH: one hand, IH: two; protocols as in `dne_lib/metrics.py`):
 
 {format_table([stage, *KINDS], rows, markdown=True)}
@@ -105,8 +106,8 @@ Three networks of the preset `tiny` (ResNet-18 to its third stage, 128-pixel inp
   train` and some of the lessons start from it.
 - `tiny.safetensors`, `shipped`, `dne_lib.load_pretrained()`: all of it, with M = 3 modules; in
   lessons 0 and 10.
-- `tiny_varied.safetensors`, `shipped-varied`, `dne_lib.load_pretrained(varied=True)`: the same,
-  gone on with on varied images; what `dne predict` takes.
+- `tiny_varied.safetensors`, `shipped-varied`, `dne_lib.load_pretrained(varied=True)`: an
+  earlier state of it, gone on with on varied images; what `dne predict` takes.
 
 The first two know hands in a studio, the data of the lessons. Varied images show them on arms, with
 things, in rooms, through a lens (`dne synthesize --varied`). This card is written by
@@ -133,7 +134,8 @@ and logs of all runs are in `results/tiny_coarse`, `results/tiny_coarse_longer` 
 
 ## As in photographs
 
-From the full network as it was after full8, {steps[3]:,} image-steps more, on varied images.
+From the full network as it was after full8, {steps[3]:,} image-steps more, on varied images. The
+modules are those of varied-full, put on varied-coarse3 as they were (`scripts/join_weights.py`).
 Device: {varied["device"]}. Code: commit {varied["commit"]}; configurations and logs are in
 `results/tiny_varied`.
 

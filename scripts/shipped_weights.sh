@@ -46,13 +46,15 @@ python scripts/ship_weights.py shipped "$folder/full" --device "two CPU cores"
 # On with images as photographs are: the coarse stage alone first, which is several times as fast.
 # Boxes that hands are found in are rougher than those of labels: more scale and shift.
 data=$folder/varied-data
-dne synthesize "$data" --train 30000 --test 1000 --val 500 --seed 1 --varied
+dne synthesize "$data" --train 60000 --test 1000 --val 500 --seed 1 --varied
 rough=(--data.scale 0.3 --data.shift 20)
-leg varied-coarse --train.stage coarse --train.steps 7000 --train.initial "$folder/full" \
+leg varied-small --train.stage coarse --train.steps 7000 --train.initial "$folder/full" \
     --train.initial-rate 1 "${rough[@]}" "${small[@]}"
+leg varied-coarse --train.stage coarse --train.steps 6800 --train.initial "$folder/varied-small" \
+    --train.initial-rate 1 "${rough[@]}"
 python scripts/join_weights.py "$folder/varied-coarse" "$folder/full" "$folder/joined.safetensors"
 leg varied --train.steps 1200 --train.initial "$folder/joined.safetensors" --train.initial-rate 1 \
     --train.learning-rate 5e-4 "${rough[@]}"
 dne calibrate "$folder/varied" --data "$data"
-python scripts/ship_weights.py shipped-varied "$folder"/varied{-coarse,} --device "two CPU cores"
+python scripts/ship_weights.py shipped-varied "$folder"/varied{-small,-coarse,} --device "two CPU cores"
 python scripts/model_card.py
