@@ -314,12 +314,14 @@ class Calibrate:
 class Predict:
     """Recover the hands of a photograph: an overlay and the meshes as OBJ and GLB."""
 
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE [IMAGE ...]")]  # JPEG, PNG …
+    images: Annotated[  # JPEG, PNG …
+        Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="(required)"),
+    ]
     box: str | None = None  # x,y,w,h in pixels around the hands of the image; default: find them
     network: str = "shipped-varied"  # a run folder, a .safetensors file, or shipped[-coarse]
     mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
-    # Folder of the one image; of several, of their folders. Default: predictions/NAME-OF-IMAGE
-    output: Path | None = None
+    output: Path | None = None  # of several images: of their folders; default: predictions/NAME
 
     def run(self) -> None:
         """Predict and write."""

@@ -330,10 +330,14 @@ def numbers(prediction: Prediction) -> dict[str, Any]:
     `half_within_mm`, a mean over its vertices (see `Prediction.spread`).
     """
     p = prediction
-    half = [None, None] if p.spread is None else (1000 * p.spread).mean(axis=1).round(1).tolist()
+    half = (
+        [None, None]
+        if p.spread is None
+        else (1000.0 * p.spread.mean(axis=1, dtype=np.float64)).round(1).tolist()
+    )
     return {
         name: {
-            "joints": p.joints[i].round(5).tolist(),
+            "joints": p.joints[i].astype(np.float64).round(5).tolist(),
             "joints_2d": p.joint_points[i].round(2).tolist(),
             "half_within_mm": half[i],
         }
@@ -416,7 +420,7 @@ def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
     for name, mesh in hands.items():
         scene.add_geometry(mesh, node_name=name, geom_name=name)
     files[folder / "hands.glb"] = export_glb(scene)
-    files[folder / "hands.json"] = json.dumps(numbers(prediction), indent=1).encode()
+    files[folder / "hands.json"] = json.dumps(numbers(prediction)).encode()
     for path, data in files.items():
         write_bytes(path, data)
     return list(files)
