@@ -145,8 +145,9 @@ def train(
         {"params": params, "rate": rate, "lr": 0.0} for rate, params in rates.items() if params
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
-    identity = {}
+    identity, images = {}, "the data set"
     if dataset is None:
+        images = config.data.root
         seed = config.train.seed
         dataset = InterHand(config.data.root, "train", config.model, config.data, True, seed)
         dataset.require_fit()
@@ -155,7 +156,7 @@ def train(
     batch_size = config.train.batch_size // accelerator.num_processes
     if len(dataset) < config.train.batch_size:
         raise InputError(
-            f"{config.data.root} has {len(dataset)} training images, fewer than one batch of "
+            f"{images} has {len(dataset)} training images, fewer than one batch of "
             f"{config.train.batch_size}: make more or lower train.batch_size"
         )
     # Only now, so that a mistake in what was given leaves no run.

@@ -54,7 +54,10 @@ def check_model_config(config: ModelConfig) -> None:
         raise InputError(f"model.stages is {config.stages}: keep 2, 3 or 4 stages of the ResNet")
     if config.estimator not in ESTIMATORS:
         names = " or ".join(ESTIMATORS)
-        raise InputError(f"model.estimator is {config.estimator!r}: use {names}")
+        raise InputError(
+            f"model.estimator is {config.estimator!r}: use {names}, or add it to "
+            "dne_lib.model.refine.ESTIMATORS first, in Python"
+        )
     if config.image_size % 2 ** (config.stages + 1) or config.image_size < 32:
         multiple = 2 ** (config.stages + 1)
         raise InputError(f"model.image_size is {config.image_size}: use a multiple of {multiple}")
