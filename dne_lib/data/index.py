@@ -138,10 +138,12 @@ def read_index(root: Path, split: str) -> Index:
     folder = root / "annotations" / split
     if not folder.is_dir():
         if (root / "recipe.json").exists():
+            counts = {"train": "0", "test": "0", split: "N"}
+            options = " ".join(f"--{name} {count}" for name, count in counts.items())
             raise InputError(
                 f"{folder} does not exist: if `dne synthesize` was interrupted, the same command "
                 f"goes on; if not, {root} has no {split}: render one into another folder, with "
-                f"`dne synthesize FOLDER --train 0 --test 0 --{split} N`, and give that one"
+                f"`dne synthesize FOLDER {options}`, and give that one"
             )
         raise InputError(
             f"{folder} does not exist: give the folder of InterHand2.6M that holds annotations/ "
