@@ -185,21 +185,13 @@ class Train(Config):
         """The coarse network in output/upright and output/coarse, everything in output/full."""
         coarse = dataclasses.replace(config.train, stage="coarse", initial_rate=1.0)
         turned = dataclasses.replace(config.data, rotation=min(UPRIGHT, config.data.rotation))
-        legs = {
-            "upright": (
-                dataclasses.replace(coarse, steps=self.upright_steps),
-                turned,
-                maps_first(),
-            ),
-            "coarse": (
-                dataclasses.replace(coarse, steps=self.coarse_steps),
-                config.data,
-                config.loss,
-            ),
-            "full": (config.train, config.data, config.loss),
-        }
+        legs = (
+            (dataclasses.replace(coarse, steps=self.upright_steps), turned, maps_first()),
+            (dataclasses.replace(coarse, steps=self.coarse_steps), config.data, config.loss),
+            (config.train, config.data, config.loss),
+        )
         run = None
-        for name, (steps, data, loss) in legs.items():
+        for name, (steps, data, loss) in zip(LEGS, legs, strict=True):
             if steps.steps:
                 steps = dataclasses.replace(steps, initial=None if run is None else str(run))
                 leg = dataclasses.replace(config, train=steps, data=data, loss=loss)
@@ -325,9 +317,11 @@ class Predict:
 
     def run(self) -> None:
         """Predict and write."""
-        several = len(self.images) != 1
-        if several and (not self.images or self.box is not None):
-            raise InputError("give an image" if not self.images else "a box is of one image only")
+        if not self.images:
+            raise InputError("give an image")
+        several = len(self.images) > 1
+        if several and self.box is not None:
+            raise InputError("a box is of one image only")
         names = Counter(image.stem for image in self.images)
         if twice := [name for name, count in names.items() if count > 1]:
             raise InputError(f"several images are called {twice[0]}: predict them one by one, each "
@@ -336,8 +330,9 @@ class Predict:
         network, config = network_for(self.network, self.mano)
         failed = []
         for image in self.images:
-            folder = (self.output or Path("predictions")) / image.stem
-            output = self.output if self.output and not several else folder
+            output = self.output
+            if several or output is None:
+                output = (output or Path("predictions")) / image.stem
             try:
                 found = predict(network, config, image, box)
                 files = save(found, output, of=str(image.resolve()))

@@ -15,20 +15,35 @@ class InputError(ValueError):
     """Something the user gave cannot be used: the message says what, where, and what to do."""
 
 
+def read_bytes(path: Path, missing: str, unreadable: str) -> bytes:
+    """A file's bytes.
+
+    Args:
+        missing: what to do where there is no such file.
+        unreadable: likewise, where it cannot be read.
+
+    Raises:
+        InputError: that is so.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: {missing}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): {unreadable}") from None
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
         InputError: the file is missing, cannot be read, or is not complete JSON.
     """
+    data = read_bytes(
+        path, "check the folder it should be in", "it must be a file that you may read"
+    )
     try:
-        return orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the folder it should be in") from None
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path} ({error.strerror}): it must be a file that you may read"
-        ) from None
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InputError(
             f"{path} is not valid JSON ({error}): it may be half-written; "

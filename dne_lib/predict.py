@@ -26,7 +26,7 @@ from dne_lib.data.augment import (
     minification,
     shrink,
 )
-from dne_lib.files import InputError, claim_folder, write_bytes
+from dne_lib.files import InputError, claim_folder, read_bytes, write_bytes
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.noise import Calibration
 from dne_lib.plots import ERROR_COLOURS, draw_hands, placed
@@ -78,6 +78,13 @@ class Prediction:
     calibration: Calibration | None = None  # None: the spread was never held against errors
 
     @property
+    def half_within(self) -> list[float | None]:
+        """For each hand the mean of its spread, millimetres."""
+        if self.spread is None:
+            return [None] * len(HANDS)
+        return (1000 * self.spread.mean(axis=1, dtype=np.float64)).tolist()
+
+    @property
     def placed(self) -> Float[np.ndarray, "hand 778 3"]:
         """Both hands in one camera frame, metres; their distance is a guess (`plots.placed`)."""
         return placed(self.vertices / np.float32(HAND_UNIT), self.camera) * np.float32(HAND_UNIT)
@@ -90,14 +97,7 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         InputError: the file is missing, no image, truncated, too large, or grey of more than 8
             bits.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the name of the image") from None
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path} ({error.strerror}): give an image file that you may read"
-        ) from None
+    data = read_bytes(path, "check the name of the image", "give an image file that you may read")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(DEEP):
@@ -300,10 +300,9 @@ def certainty(prediction: Prediction) -> str:
     if prediction.spread is None:
         return "how sure: unknown, the network has no modules, whose noise would say it"
     fit, lines, lost = prediction.calibration, [], False
-    for i, name in enumerate(HANDS):
-        if not prediction.present[i]:
+    for name, present, half in zip(HANDS, prediction.present, prediction.half_within, strict=True):
+        if not present or half is None:
             continue
-        half = 1000 * prediction.spread[i].mean()
         lost |= half > LOST
         line = f"{name} hand: half of its vertices within {half:.1f} mm of the truth"
         if fit is not None:
@@ -330,18 +329,13 @@ def numbers(prediction: Prediction) -> dict[str, Any]:
     `half_within_mm`, a mean over its vertices (see `Prediction.spread`).
     """
     p = prediction
-    half = (
-        [None, None]
-        if p.spread is None
-        else (1000.0 * p.spread.mean(axis=1, dtype=np.float64)).round(1).tolist()
-    )
     return {
         name: {
             "joints": p.joints[i].astype(np.float64).round(5).tolist(),
             "joints_2d": p.joint_points[i].round(2).tolist(),
-            "half_within_mm": half[i],
+            "half_within_mm": None if half is None else round(half, 1),
         }
-        for i, name in enumerate(HANDS)
+        for i, (name, half) in enumerate(zip(HANDS, p.half_within, strict=True))
         if p.present[i]
     }
 

@@ -53,7 +53,7 @@ from dne_lib.data.index import (
     read_index,
 )
 from dne_lib.data.shards import Shards, is_exported
-from dne_lib.data.subsets import chosen, is_builtin, release
+from dne_lib.data.subsets import PUBLISHED, chosen, is_builtin, release
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel, matrix_to_rotation_6d
 from dne_lib.rasterize import auxiliary_maps
@@ -120,12 +120,13 @@ class InterHand(Dataset):
         self.hands = HandModel(data.mano)
         self.topology = self.hands.topology
         self.shards = Shards(root, split) if is_exported(root, split) else None
-        packed = [s for s in ("train", "val", "test") if is_exported(root, s)]
-        if packed and self.shards is None and not (root / "annotations").is_dir():
-            raise InputError(
-                f"{root} has the split {' and '.join(packed)} packed, and no {split}: add it with "
-                f"`dne export {root} --data TREE --split {split}`, of the same tree"
-            )
+        if self.shards is None and not (root / "annotations").is_dir():
+            packed = [other for other in PUBLISHED if is_exported(root, other)]
+            if packed:
+                raise InputError(
+                    f"{root} has the split {' and '.join(packed)} packed, and no {split}: add it "
+                    f"with `dne export {root} --data TREE --split {split}`, of the same tree"
+                )
         index = self.labels = read_index(root, split) if self.shards is None else self.shards.index
         fits = self.fits = fit_hands(index, self.hands)
         limit = np.inf if data.max_fit_error is None else data.max_fit_error
