@@ -66,6 +66,11 @@ LEGS = ("upright", "coarse", "full")  # folders of a run of two stages
 # As the help names them.
 Folder = Annotated[Positional[Path], arg(metavar="FOLDER")]
 Network = Annotated[Positional[str], arg(metavar="NETWORK")]
+# Without them something is chosen, which the comment of each says.
+MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+MaybeInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+MaybeBox = Annotated[str | None, arg(metavar="X,Y,W,H", help_behavior_hint="")]
 
 
 @dataclass
@@ -77,7 +82,7 @@ class Synthesize:
     test: int  # images of other subjects to evaluate on
     val: int = 0  # images of yet other subjects, to calibrate on
     seed: int = 0
-    workers: int | None = None  # processes; default: one for each core
+    workers: MaybeInt = None  # processes; default: one for each core
     varied: bool = False  # as photographs are: rooms, arms, things held, blur; or a plain studio
 
     def run(self) -> None:
@@ -104,7 +109,7 @@ class Train(Config):
     """
 
     preset: Preset = "tiny"  # defaults of all that follows
-    output: Path | None = None  # folder of the run; default: the next free runs/PRESET
+    output: MaybePath = None  # folder of the run; default: the next free runs/PRESET
     resume: bool = False  # go on with the run in the output folder (default: the newest)
     from_scratch: bool = False  # train the coarse network too: the long road
     coarse_steps: int = 30_000  # of the coarse stage, where both are trained
@@ -212,14 +217,14 @@ class Evaluate:
 
     network: Network  # a run folder, a .safetensors file, or shipped[-coarse|-varied]
     # An InterHand2.6M tree; default: its own, or of shipped ones data/builtin or data/varied.
-    data: Path | None = None
-    mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
+    data: MaybePath = None
+    mano: MaybePath = None  # folder of MANO's files; default: the hand model it was trained with
     split: Literal["train", "val", "test"] = "test"
     annotation: Literal["H", "M", "H+M"] = "H+M"  # images annotated by humans, by a machine, all
     every: int = 1  # take each n-th frame of a sequence: 6 makes 5 fps of the 30 fps release
-    max_fit_error: float | None = None  # mm; leave out hands whose MANO fit is off by more
-    limit: int | None = None  # number of images, evenly spaced; default: all
-    output: Path | None = None  # default: in the run folder (other weights: runs/NAME)
+    max_fit_error: MaybeFloat = None  # mm; leave out hands whose MANO fit is off by more
+    limit: MaybeInt = None  # number of images, evenly spaced; default: all
+    output: MaybePath = None  # default: in the run folder (other weights: runs/NAME)
     markdown: bool = False  # print the tables as Markdown
 
     def run(self) -> None:
@@ -278,8 +283,8 @@ class Calibrate:
     """
 
     network: Network  # a run folder or a .safetensors file
-    data: Path | None = None  # an InterHand2.6M tree; default: the one it was trained on
-    mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
+    data: MaybePath = None  # an InterHand2.6M tree; default: the one it was trained on
+    mano: MaybePath = None  # folder of MANO's files; default: the hand model it was trained with
     limit: int | None = 1000  # number of images, evenly spaced
 
     def run(self) -> None:
@@ -310,10 +315,10 @@ class Predict:
         Positional[tuple[Path, ...]],
         arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="(required)"),
     ]
-    box: str | None = None  # x,y,w,h in pixels around the hands of the image; default: find them
+    box: MaybeBox = None  # pixels around the hands of the image; default: find them
     network: str = "shipped-varied"  # a run folder, a .safetensors file, or shipped[-coarse]
-    mano: Path | None = None  # folder of MANO's files; default: the hand model it was trained with
-    output: Path | None = None  # of several images: of their folders; default: predictions/NAME
+    mano: MaybePath = None  # folder of MANO's files; default: the hand model it was trained with
+    output: MaybePath = None  # of several images: of their folders; default: predictions/NAME
 
     def run(self) -> None:
         """Predict and write."""
@@ -370,8 +375,8 @@ class Ablate:
 class Check:
     """Say what is there of a data set, draw its labels over its images; make MANO's files fast."""
 
-    data: Path | None = None  # an InterHand2.6M tree
-    mano: Path | None = None  # folder of MANO_RIGHT and MANO_LEFT; .npz are written beside .pkl
+    data: MaybePath = None  # an InterHand2.6M tree
+    mano: MaybePath = None  # folder of MANO_RIGHT and MANO_LEFT; .npz are written beside .pkl
     output: Path = Path("check")  # folder of the pictures
     seed: int = 0  # another one draws other images
 

@@ -169,6 +169,12 @@ def _check(plan: Plan) -> None:
     for leg in plan.coarse:
         check_config(plan.config(leg))
     trained = {variant.name: variant for variant in plan.variants if variant.of is None}
+    runs = [plan.config(each) for each in (*plan.coarse, *(v.set for v in trained.values()))]
+    largest = max(run.train.batch_size for run in runs)
+    if plan.render is not None and plan.render.train < largest:
+        raise InputError(
+            f"render: train is {plan.render.train}, fewer images than one batch of {largest}"
+        )
     for variant in plan.variants:
         if variant.samples < 0:
             raise InputError(f"{variant.name}: samples is {variant.samples}: 0 takes the means")

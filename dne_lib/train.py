@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from accelerate.utils import (
     parse_flag_from_env,
     set_seed,
 )
+from filelock import Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -33,7 +34,7 @@ from tqdm.auto import tqdm
 from dne_lib.config import Config, TrainConfig, check_fields, config_to_dict, differences
 from dne_lib.data.augment import check_data_config
 from dne_lib.data.interhand import InterHand
-from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
+from dne_lib.files import InputError, claim_folder, locked, read_json, write_bytes, write_json
 from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
@@ -159,10 +160,6 @@ def train(
             f"{images} has {len(dataset)} training images, fewer than one batch of "
             f"{config.train.batch_size}: make more or lower train.batch_size"
         )
-    # Only now, so that a mistake in what was given leaves no run.
-    if accelerator.is_main_process:
-        _open_run(config, output, resume, same, identity)
-    accelerator.wait_for_everyone()
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -174,21 +171,27 @@ def train(
         pin_memory=torch.cuda.is_available(),
     )
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
-    accelerator.init_trackers("tensorboard")
-    step = _restore(accelerator, output) if resume else 0
-
-    if accelerator.is_main_process:
-        logger.info("training in %s", output)
     network.train()
     noise = torch.Generator(accelerator.device)
-    start, first = time.monotonic(), step
-    bar = tqdm(total=config.train.steps, initial=step, disable=not accelerator.is_main_process)
+    single, step = accelerator.num_processes == 1, 0
     with (
-        bar,
+        _alone(output, resume, accelerator.is_main_process),
         _closing_trackers(accelerator),
         _enough_memory(config.train),
-        _interruptible(accelerator.num_processes == 1) as interrupted,
+        _keeping(lambda: _save(accelerator, network, config, output, step), single),
+        _interruptible(single) as interrupted,
+        contextlib.ExitStack() as closed,
     ):
+        # Only now, so that a mistake in what was given leaves no run.
+        if accelerator.is_main_process:
+            _open_run(config, output, resume, same, identity)
+            logger.info("training in %s", output)
+        accelerator.wait_for_everyone()
+        accelerator.init_trackers("tensorboard")
+        step = first = _restore(accelerator, output) if resume else 0
+        start = time.monotonic()
+        shown = accelerator.is_main_process
+        bar = closed.enter_context(tqdm(total=config.train.steps, initial=step, disable=not shown))
         for batch in _batches(accelerator, loader, dataset, step, last):
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
@@ -323,6 +326,48 @@ def _enough_memory(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _alone(output: Path, resume: bool, main: bool) -> Iterator[None]:
+    """Keep a second training out of a run's folder, where both would overwrite each other.
+
+    Args:
+        main: whether this process is the one that writes.
+    """
+    if not main or (resume and not (output / "config.json").exists()):  # left to `_open_run`
+        yield
+        return
+    claim_folder(output, "run")
+    try:
+        with locked(output / ".lock", wait=False):
+            yield
+    except Timeout:
+        raise InputError(
+            f"another process is training in {output}: wait for it, or choose another folder"
+        ) from None
+
+
+class _UnreadableError(InputError):
+    """A batch could not be loaded: the weights are those after the step before."""
+
+
+@contextlib.contextmanager
+def _keeping(save: Callable[[], None], single: bool) -> Iterator[None]:
+    """Save what was learned before a bad image, found after hours, ends the run.
+
+    Args:
+        single: one process trains: saving is a matter of all, and the others wait for this one.
+    """
+    try:
+        yield
+    except _UnreadableError as error:
+        if not single:
+            raise
+        save()
+        raise InputError(
+            f"{error} (the run is kept as it stood: with that mended, resume it)"
+        ) from error
+
+
 def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; it is for the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -374,13 +419,11 @@ def check_free(output: Path) -> None:
 def _open_run(
     config: Config, output: Path, resume: bool, same: Collection[str], identity: dict[str, str]
 ) -> None:
-    """Claim the folder and write the configuration, or check it against the one that is there.
+    """Write the configuration into a folder of ours, or check it against the one that is there.
 
     The same labels and the same hand model may have moved, or been packed by `dne export`.
     """
     path, data = output / "config.json", output / "data.json"
-    if not resume or path.exists():  # a mistake leaves no folder
-        claim_folder(output, "run")
     if resume and not path.exists():
         raise InputError(f"{output} has nothing to resume: train without resuming")
     if not resume:
@@ -425,17 +468,25 @@ def _build(config: Config) -> tuple[DualNoiseNetwork, dict[float, list[nn.Parame
 def _batches(
     accelerator: Accelerator, loader: DataLoader, dataset: Any, step: int, steps: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches from a step on, so that a resumed run sees what it would have seen."""
+    """Batches from a step on, so that a resumed run sees what it would have seen.
+
+    Raises:
+        _UnreadableError: one of its images cannot be used.
+    """
     while step < steps:
         epoch, done = divmod(step, len(loader))
         dataset.set_epoch(epoch)
         rest = accelerator.skip_first_batches(loader, done) if done else loader
         rest.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
-        for batch in rest:
-            yield batch  # pyright: ignore[reportReturnType]
-            step += 1
-            if step == steps:
-                return
+        try:
+            for batch in rest:
+                yield batch  # pyright: ignore[reportReturnType]
+                step += 1
+                if step == steps:
+                    return
+        except InputError as error:
+            # From a process that loads data it comes with a traceback before it.
+            raise _UnreadableError(str(error).rpartition("InputError: ")[2].strip()) from error
 
 
 def _log(accelerator: Accelerator, entry: dict[str, int | float], output: Path) -> None:

@@ -229,6 +229,12 @@ def calibrate(
     """
     dataset = InterHand(config.data.root, "val", config.model, config.data, augment=False)
     dataset.require_fit()
+    images = min(len(dataset), limit or len(dataset))
+    if 2 * images < FEWEST:
+        raise InputError(
+            f"{images} images are too few to calibrate on: their hands must be {FEWEST} at least, "
+            "on images of one hand or of two"
+        )
     measured = measure(network, batches(dataset, config, limit))
     fits, before = fit(measured), as_trained(config.model)
     rows = []

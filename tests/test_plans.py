@@ -47,9 +47,9 @@ def test_a_plan_is_read_and_configures_its_runs(tmp_path):
     assert plan.tables["one"].rows == ["Full DNE, coarse", "+ε2d"]
     assert plan.claims[0].paper is None
     assert plan.render is None
-    render = {"train": 3, "test": 4, "seed": 5, "varied": True}
+    render = {"train": 64, "test": 4, "seed": 5, "varied": True}
     plan = read_plan(written(tmp_path, {**GOOD, "render": render}))
-    assert plan.render == Render(train=3, test=4, seed=5, val=0, varied=True)
+    assert plan.render == Render(train=64, test=4, seed=5, val=0, varied=True)
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
@@ -117,6 +117,10 @@ def with_variant(**variant):
         (
             {**GOOD, "render": {"train": 3, "test": 4, "seed": 0, "varied": 1}},
             "varied is 1: give true or",
+        ),
+        (
+            {**GOOD, "render": {"train": 3, "test": 4, "seed": 0}},
+            "render: train is 3, fewer images than one batch of",
         ),
         (with_variant(name="full dne"), "a name of its own"),
         (with_variant(name="Coarse"), "coarse is taken"),

@@ -560,6 +560,43 @@ def test_an_interrupt_while_a_step_is_logged_waits_for_the_next_one(config, tmp_
     assert saved_step(tmp_path / "run") == 2
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_keeps_what_was_learned_before_it(config, tmp_path, workers):
+    class Broken(InterHand):
+        broken = True
+
+        def __getitems__(self, indices):
+            if self.broken and self.epoch == 1:
+                raise InputError("image.jpg is cut off: download it again")
+            return super().__getitems__(indices)
+
+    data = [Broken(config.data.root, "train", MODEL, config.data, True) for _ in range(3)]
+    steps = len(data[0]) // config.train.batch_size  # of an epoch
+    config = changed(config, steps=steps + 1, save_every=100, workers=workers)
+    straight, bad, mended = data
+    straight.broken = mended.broken = False
+    expected = weights(train(config, tmp_path / "straight", dataset=straight))
+    with pytest.raises(InputError, match=r"^image\.jpg is cut off.*mended, resume it\)$"):
+        train(config, tmp_path / "run", dataset=bad)
+    assert saved_step(tmp_path / "run") == steps
+    resumed = weights(train(config, tmp_path / "run", resume=True, dataset=mended))
+    for name, value in expected.items():
+        torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
+
+
+def test_a_run_is_trained_by_one_at_a_time(config, tmp_path, monkeypatch):
+    loss = module.total_loss
+
+    def another(*arguments):
+        for resume in (False, True):
+            with pytest.raises(InputError, match=r"another process is training in .*run"):
+                train(config, tmp_path / "run", resume)
+        return loss(*arguments)
+
+    monkeypatch.setattr(module, "total_loss", another)
+    train(config, tmp_path / "run")
+
+
 def test_the_second_interrupt_stops_at_once(config, tmp_path, monkeypatch):
     def impatient(*_):
         signal.raise_signal(signal.SIGINT)

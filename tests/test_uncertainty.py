@@ -217,7 +217,7 @@ def test_a_network_is_calibrated_on_the_split_val(network, tmp_path, monkeypatch
     config = Config(model=CONFIG)
     config.data.root = tmp_path / "data"
     synthesize(config.data.root, train=0, test=0, val=8, seed=5, workers=1, progress=False)
-    with pytest.raises(InputError, match="hands are too few to calibrate"):
+    with pytest.raises(InputError, match=r"^8 images are too few to calibrate"):
         calibrate(network, config)
     monkeypatch.setattr("dne_lib.uncertainty.FEWEST", 2)
     fits, table = calibrate(network, config)
