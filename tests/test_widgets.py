@@ -185,6 +185,14 @@ def test_slider_values():
     assert Choice("x", ("a", "b")).start == "a"
 
 
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "welcome"])
+def test_a_name_that_is_not_offered_is_not_taken_for_another(name, callbacks):
+    for field, control in CONTROLS[name].items():
+        if isinstance(control, Choice):
+            with pytest.raises(InputError, match=f"{field} is 'palm': give one of"):
+                callbacks[name](**{field: "palm"})
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_still_picture_has_the_panels(name, callbacks):
     panels = callbacks[name]()

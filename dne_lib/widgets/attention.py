@@ -30,6 +30,7 @@ from dne_lib.widgets.panels import (
     Picture,
     Points,
     Slider,
+    offered,
     pixels,
 )  # fmt: skip
 
@@ -114,6 +115,7 @@ def attention_scene(
     return AttentionScene(network, batch, features, torch.stack(errors, dim=1).numpy(), numbers)
 
 
+@offered(ATTENTION_CONTROLS)
 def attention_panels(
     scene: AttentionScene,
     power: float = 0.0,

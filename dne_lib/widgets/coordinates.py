@@ -24,6 +24,7 @@ from dne_lib.widgets.panels import (
     Points,
     Slider,
     check_present,
+    offered,
     pixels,
 )  # fmt: skip
 
@@ -93,6 +94,7 @@ def four_pixels(point: Float[Tensor, "2"], size: int) -> Float[Tensor, "4 2"]:
     return pixels_to_ndc((first + steps).clamp(0, size - 1), size)
 
 
+@offered(COORDINATE_CONTROLS)
 def coordinate_panels(
     scene: CoordinateScene,
     tip: str = "index tip",

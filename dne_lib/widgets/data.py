@@ -22,6 +22,7 @@ from dne_lib.widgets.panels import (
     Points,
     Slider,
     bones,
+    offered,
     pixels,
 )  # fmt: skip
 
@@ -38,6 +39,7 @@ AUGMENT_CONTROLS: Controls = {
 REACH = np.array([120.0, 120.0, 60.0])  # mm from the wrist, about as far as most hands reach
 
 
+@offered(AUGMENT_CONTROLS)
 def augment_panels(
     data: InterHand,
     index: int,

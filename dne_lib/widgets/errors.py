@@ -24,6 +24,7 @@ from dne_lib.widgets.panels import (
     Points,
     Slider,
     Surface,
+    offered,
 )
 
 HANDS_SHOWN = 8
@@ -107,6 +108,7 @@ def share_within(
     return 100 * np.searchsorted(ordered, thresholds, side="right") / ordered.size
 
 
+@offered(ERRORS_CONTROLS)
 def errors_panels(
     scene: ErrorScene,
     threshold: int = 20,

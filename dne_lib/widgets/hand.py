@@ -10,7 +10,17 @@ from dne_lib.config import HANDS, VERTICES
 from dne_lib.data.poses import TEMPLATES, anatomy, mirror_rotations, template_pose
 from dne_lib.mano import HandModel, lbs
 from dne_lib.plots import SKIN
-from dne_lib.widgets.panels import GREEN, Choice, Controls, Panel, Points, Slider, Surface, bones
+from dne_lib.widgets.panels import (
+    GREEN,
+    Choice,
+    Controls,
+    Panel,
+    Points,
+    Slider,
+    Surface,
+    bones,
+    offered,
+)
 
 HAND_CONTROLS: Controls = {
     "gesture": Choice("gesture", ("fist", *(name for name in TEMPLATES if name != "fist"))),
@@ -22,6 +32,7 @@ HAND_CONTROLS: Controls = {
 }
 
 
+@offered(HAND_CONTROLS)
 def hand_panels(
     hands: HandModel,
     gesture: str = "fist",

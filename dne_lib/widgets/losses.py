@@ -26,6 +26,7 @@ from dne_lib.widgets.panels import (
     Points,
     Slider,
     Surface,
+    offered,
 )
 
 LEARNING_CONTROLS: Controls = {
@@ -78,6 +79,7 @@ def learning_scene(
     return LearningScene(batch, faces, snapshots, torch.stack(errors).numpy())
 
 
+@offered(LEARNING_CONTROLS)
 def learning_panels(
     scene: LearningScene, done: int = 0, image: int = 0, mesh: str = "last module"
 ) -> list[Panel]:
@@ -168,6 +170,7 @@ def agreement(gram: Float[np.ndarray, "n n"], weights: Float[np.ndarray, "n"]) -
     return total / np.sqrt(np.maximum(np.diag(gram) * (weights @ total), 1e-30))
 
 
+@offered(BALANCE_CONTROLS)
 def balance_panels(
     pulls: tuple[Pull, Pull],
     maps: float = 0.0,

@@ -16,7 +16,7 @@ from dne_lib.metrics import MILLIMETRES
 from dne_lib.model.auxiliary import Auxiliary
 from dne_lib.model.network import DualNoiseNetwork
 from dne_lib.plots import ERROR_COLOURS, MAP_TITLES, MAPS, enlarged, map_pictures
-from dne_lib.widgets.panels import PIXELS, Choice, Controls, Panel, Picture, Slider
+from dne_lib.widgets.panels import PIXELS, Choice, Controls, Panel, Picture, Slider, offered
 
 MAP_IMAGES = 8
 MAPS_CONTROLS: Controls = {
@@ -108,6 +108,7 @@ def _blocks(picture: Float[np.ndarray, "S S 3"]) -> Float[np.ndarray, "256 256 3
     return cv2.resize(picture, (PIXELS, PIXELS), interpolation=cv2.INTER_NEAREST)
 
 
+@offered(MAPS_CONTROLS)
 def maps_panels(
     scene: MapsScene, image: int = 1, title: str = "parts", cover: float = 0.8
 ) -> list[Panel]:

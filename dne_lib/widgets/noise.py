@@ -28,6 +28,7 @@ from dne_lib.widgets.panels import (
     Slider,
     Surface,
     check_present,
+    offered,
     pixels,
 )  # fmt: skip
 
@@ -111,6 +112,7 @@ def draw_noise(
     )
 
 
+@offered(NOISE_CONTROLS)
 def noise_panels(
     scene: NoiseScene,
     gamma: float = 0.1,

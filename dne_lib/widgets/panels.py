@@ -7,6 +7,7 @@ plotly beside live sliders. Neither knows what a hand is.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, NamedTuple
 
 import cv2
@@ -118,6 +119,27 @@ Callback = Callable[..., list[Panel]]
 def start_values(controls: Controls) -> dict[str, Any]:
     """The value every control starts with."""
     return {name: control.start for name, control in controls.items()}
+
+
+def offered(controls: Controls) -> Callable[[Callback], Callback]:
+    """A decorator of callbacks: a name that no control offers must not be taken for another.
+
+    Raises (the callback): InputError, with the names that there are.
+    """
+
+    def decorated(callback: Callback) -> Callback:
+        @wraps(callback)
+        def checked(*scene: Any, **values: Any) -> list[Panel]:
+            for name, value in values.items():
+                control = controls.get(name)
+                if isinstance(control, Choice) and value not in control.values:
+                    names = ", ".join(map(str, control.values))
+                    raise InputError(f"{name} is {value!r}: give one of {names}")
+            return callback(*scene, **values)
+
+        return checked
+
+    return decorated
 
 
 def upright(places: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from dne_lib.widgets.panels import (
     Slider,
     Surface,
     check_present,
+    offered,
 )  # fmt: skip
 
 FINEST = 32
@@ -88,6 +89,7 @@ def view_image(
     return plane[nearest][:, nearest].numpy()
 
 
+@offered(VIEWS_CONTROLS)
 def views_panels(
     scene: ViewsScene, grid: int = 16, view: str = "front", tip: str = "thumb tip"
 ) -> list[Panel]:
