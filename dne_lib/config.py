@@ -119,7 +119,7 @@ class TrainConfig:
     weight_decay: float = 1e-4  # AdamW's; the paper has Adam and says nothing of decay
     clip: float = 1.0  # largest gradient norm; the paper has no such bound
     precision: Literal["no", "bf16"] = "bf16"
-    workers: int = 8  # data-loading processes
+    workers: int = 8  # data-loading processes, of each training process
     save_every: int = 1000  # steps between checkpoints
     log_every: int = 20
     seed: int = 0
@@ -144,7 +144,10 @@ def preset(name: Preset) -> Config:
     All of them have what the paper has not, unless it is switched off: `regressor` attention,
     `consistency`, `vertex_coordinates`, `vertex_embedding`, and the losses `coordinates`, `score`
     and `coarse_mesh`. The variant `As printed` of scripts/plans/open.yaml is without (but for
-    `score`, as the paper's confidence must be learned somehow).
+    `score`, as the paper's confidence must be learned somehow). Not switched off by any of them:
+    the gate between the two image points (refine.py), the residual of the merge (auxiliary.py),
+    the top-down path (encoder.py), and the camera's translation from where the baseline looks
+    (coarse.py), of which the paper says nothing or something simpler.
 
     Raises:
         InputError: there is no such preset.

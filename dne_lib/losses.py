@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dne_lib.camera import project
-from dne_lib.config import LossConfig
+from dne_lib.config import VERTICES, LossConfig
 from dne_lib.model.auxiliary import Auxiliary
 from dne_lib.model.coarse import Parameters
 from dne_lib.model.network import Output, Stage
@@ -101,9 +101,7 @@ def vertex_loss(
     first = 0 if config.coarse_mesh or len(stages) == 1 else 1
     for m, stage in enumerate(stages[first:], first):
         r = len(stage.samples)
-        mask = (
-            batch["present"].expand(r, *batch["present"].shape)[..., None].expand(-1, -1, -1, 778)
-        )
+        mask = batch["present"][..., None].expand(r, *batch["present"].shape, VERTICES)
         camera = stage.camera.expand(r, *stage.camera.shape)
         losses[f"vertices_{m}"] = config.vertices * masked_l1(
             stage.samples, batch["vertices"].expand_as(stage.samples), mask

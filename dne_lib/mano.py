@@ -131,8 +131,7 @@ class HandModel(nn.Module):
             "order": MANO_TO_JOINTS,
         }.items():
             # Not persistent, so that no checkpoint carries MANO's licensed data.
-            tensor = torch.tensor(values)
-            self.register_buffer(name, tensor, persistent=False)
+            self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
     @property
     def topology(self) -> HandTopology:
@@ -206,6 +205,7 @@ class HandModel(nn.Module):
             torch.einsum("hv,hv...->h...", self.regressor[:, 0], values)
             for values in (self.template, self.shapedirs)
         )
+        betas = betas.to(shapedirs.dtype)
         return template + torch.einsum("hck,...hk->...hc", shapedirs, betas)
 
     def regress_joints(
@@ -216,6 +216,7 @@ class HandModel(nn.Module):
         A refined mesh has no skeleton, so that true and predicted joints are both read this way.
         On a bent finger they lie a few millimetres from the joints the skeleton turns about.
         """
+        vertices = vertices.to(self.regressor.dtype)
         with torch.autocast(vertices.device.type, enabled=False):
             joints = einsum(self.regressor, vertices, "hand j v, ... hand v xyz -> ... hand j xyz")
         tips = vertices[..., self.tips, :]

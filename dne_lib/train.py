@@ -102,6 +102,9 @@ def train(
     log.jsonl (a line every `log_every` steps and at each checkpoint), tensorboard/, checkpoint/
     (all that resuming needs) and model.safetensors (for evaluation and prediction).
 
+    Of several processes each has its share of every batch and its own `workers`. Batch
+    normalisation and the means over hands are those of a share; the log's errors are of the first.
+
     Args:
         config: see `config.py`. `train.stage` "coarse" trains with no modules, whatever
             `model.modules` says.
@@ -138,9 +141,12 @@ def train(
         project_config=ProjectConfiguration(project_dir=str(output)),
         log_with="tensorboard",
     )
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        # A notebook's launcher forks: OpenMP's threads stay behind, and a child waits for them.
+        torch.set_num_threads(1)
     check_train_config(config.train, accelerator.num_processes)
     set_seed(config.train.seed)
-    network, rates = _build(config)
+    network, rates, loaded = _build(config, _checkpoint(output) if resume else None)
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     groups = [
         {"params": params, "rate": rate, "lr": 0.0} for rate, params in rates.items() if params
@@ -168,7 +174,7 @@ def train(
         num_workers=config.train.workers,
         worker_init_fn=_ignore_interrupts,
         persistent_workers=config.train.workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=accelerator.device.type == "cuda",
     )
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     network.train()
@@ -178,7 +184,7 @@ def train(
         _alone(output, resume, accelerator.is_main_process),
         _closing_trackers(accelerator),
         _enough_memory(config.train),
-        _keeping(lambda: _save(accelerator, network, config, output, step), single),
+        _keeping(lambda: _save(accelerator, network, config, output, step, loaded), single),
         _interruptible(single) as interrupted,
         contextlib.ExitStack() as closed,
     ):
@@ -199,15 +205,14 @@ def train(
             # Seeded by the step, so that a resumed run draws what it would have drawn.
             place = step * accelerator.num_processes + accelerator.process_index
             noise.manual_seed(config.train.seed * SEEDS + place)
-            with accelerator.autocast():
-                predicted = network(batch["image"], batch["present"], generator=noise)
+            predicted = network(batch["image"], batch["present"], generator=noise)
             loss, terms = total_loss(predicted, batch, config.loss)
-            _check_finite(step + 1, {"loss": loss, **terms})
             optimizer.zero_grad()
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(network.parameters(), config.train.clip)
             assert norm is not None
-            _check_finite(step + 1, {"gradient_norm": norm})
+            # Only now, when the processes have shared their gradients: all of them stop, or none.
+            _check_finite(step + 1, {"loss": loss, **terms, "gradient_norm": norm})
             optimizer.step()
             step += 1
             bar.update()
@@ -229,15 +234,18 @@ def train(
                 _log(accelerator, entry, output)
                 bar.set_postfix(loss=f"{entry['loss']:.2f}", mm=f"{entry['mpvpe_last']:.1f}")
             if save:
-                _save(accelerator, network, config, output, step)
+                _save(accelerator, network, config, output, step, loaded)
             if asked:
                 raise KeyboardInterrupt
     _return_memory()
     return output
 
 
-def check_config(config: Config) -> None:
+def check_config(config: Config, resume: bool = False) -> None:
     """What can be told of a configuration before anything is read but the names of files.
+
+    Args:
+        resume: a checkpoint is gone on with: where it started from may be gone.
 
     Raises:
         InputError: a setting cannot be built or trained with, or there are no weights to start
@@ -250,7 +258,7 @@ def check_config(config: Config) -> None:
     for name, weight in vars(config.loss).items():
         if weight < 0:
             raise InputError(f"loss.{name} is {weight}: it must be 0 or more")
-    if config.train.initial is not None:
+    if config.train.initial is not None and not resume:
         find_weights(config.train.initial)
 
 
@@ -449,20 +457,31 @@ def _open_run(
     write_json(data, identity)
 
 
-def _build(config: Config) -> tuple[DualNoiseNetwork, dict[float, list[nn.Parameter]]]:
-    """The network, with its starting weights, and its parameters by relative learning rate."""
+def _build(
+    config: Config, checkpoint: Path | None
+) -> tuple[DualNoiseNetwork, dict[float, list[nn.Parameter]], set[str]]:
+    """The network, with its starting weights, and its parameters by relative learning rate.
+
+    Args:
+        checkpoint: will be loaded, and remembers which parameters began with `train.initial`:
+            that may be gone, or others by now.
+
+    Returns:
+        Also their names.
+    """
     train = config.train
-    if train.initial is None:
-        network = DualNoiseNetwork(config.model, HandModel(config.data.mano))
-        return network, {1.0: list(network.parameters())}
-    fresh = dataclasses.replace(config.model, pretrained=False)
-    network = DualNoiseNetwork(fresh, HandModel(config.data.mano))
-    state, _ = read_weights(train.initial)
-    loaded = set(load_weights(network, state, train.initial))
+    known = None if checkpoint is None else read_json(checkpoint / "step.json").get("loaded")
+    fresh = train.initial is None and checkpoint is None
+    model = dataclasses.replace(config.model, pretrained=config.model.pretrained and fresh)
+    network = DualNoiseNetwork(model, HandModel(config.data.mano))
+    loaded = set(known or ())
+    if train.initial is not None and known is None:
+        state, _ = read_weights(train.initial)
+        loaded = set(load_weights(network, state, train.initial))
     rates: dict[float, list[nn.Parameter]] = {1.0: [], train.initial_rate: []}
     for name, parameter in network.named_parameters():
         rates[train.initial_rate if name in loaded else 1.0].append(parameter)
-    return network, rates
+    return network, rates, loaded
 
 
 def _batches(
@@ -504,9 +523,18 @@ def _log(accelerator: Accelerator, entry: dict[str, int | float], output: Path) 
 
 
 def _save(
-    accelerator: Accelerator, network: nn.Module, config: Config, output: Path, step: int
+    accelerator: Accelerator,
+    network: nn.Module,
+    config: Config,
+    output: Path,
+    step: int,
+    loaded: Collection[str],
 ) -> None:
-    """Checkpoint into a new folder, then swap: an interrupted save leaves the old one whole."""
+    """Checkpoint into a new folder, then swap: an interrupted save leaves the old one whole.
+
+    Args:
+        loaded: see `_build`.
+    """
     new, final, old = output / "checkpoint.new", output / "checkpoint", output / "checkpoint.old"
     if accelerator.is_main_process:
         shutil.rmtree(new, ignore_errors=True)
@@ -520,7 +548,8 @@ def _save(
         ) from error
     accelerator.wait_for_everyone()  # each process saves its own random state
     if accelerator.is_main_process:
-        write_json(new / "step.json", {"step": step, "processes": accelerator.num_processes})
+        state = {"step": step, "processes": accelerator.num_processes, "loaded": sorted(loaded)}
+        write_json(new / "step.json", state)
         save_network(accelerator.unwrap_model(network), config, output / WEIGHTS)
         if final.exists():  # otherwise the old one is all there is
             shutil.rmtree(old, ignore_errors=True)

@@ -128,6 +128,16 @@ def test_regressed_joints_of_a_hand_at_rest_are_the_skeletons(model):
     assert 1e-4 < distance.mean() < 5e-3
 
 
+def test_every_way_into_the_model_takes_double_precision(model):
+    pose, betas = torch.zeros(1, 2, 48), torch.ones(1, 2, 10)
+    for name, values in (
+        ("wrist_rest", betas),
+        ("regress_joints", model(model.mano_rotations(pose), betas).vertices),
+    ):
+        way = getattr(model, name)
+        torch.testing.assert_close(way(values.double()), way(values), atol=0, rtol=0)
+
+
 def test_gradients_are_those_of_finite_differences():
     model = HandModel().double()
     pose, betas = parameters()

@@ -21,10 +21,16 @@ from dne_lib.data.interhand import InterHand
 from dne_lib.evaluate import report
 from dne_lib.files import InputError
 from dne_lib.losses import total_loss
-from dne_lib.model import DualNoiseNetwork
+from dne_lib.model import DualNoiseNetwork, encoder
 from dne_lib.model.refine import ESTIMATORS
 from dne_lib.plans import Variant
-from dne_lib.train import check_train_config, learning_rate, train, usable_precision
+from dne_lib.train import (
+    check_config,
+    check_train_config,
+    learning_rate,
+    train,
+    usable_precision,
+)
 from dne_lib.uncertainty import calibrate
 from dne_lib.weights import WEIGHTS, load_network, read_weights, save_network
 
@@ -355,6 +361,30 @@ def test_a_run_of_an_earlier_version_goes_on(config, tmp_path):
     assert json.loads((run / "config.json").read_text())["data"]["every"] == 1
 
 
+def test_a_run_goes_on_without_the_weights_it_started_from(config, tmp_path, monkeypatch):
+    coarse = train(changed(config, stage="coarse"), tmp_path / "coarse")
+    full = changed(config, initial=str(coarse), initial_rate=0.5)
+    straight = weights(train(full, tmp_path / "straight"))
+    run = train(full, tmp_path / "run", until=2)
+    shutil.rmtree(coarse)
+    check_config(full, resume=True)
+    with pytest.raises(InputError, match="no weights at"):
+        check_config(full)
+    for name, value in weights(train(full, run, resume=True)).items():
+        torch.testing.assert_close(value, straight[name], atol=0, rtol=0)
+
+
+def test_a_run_goes_on_without_the_weights_of_imagenet(config, tmp_path, monkeypatch):
+    config.model = dataclasses.replace(config.model, pretrained=True)
+    build = encoder.resnet
+    monkeypatch.setattr(encoder, "resnet", lambda name, _: build(name, pretrained=False))
+    run = train(config, tmp_path / "run", until=2)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    train(config, run, resume=True)
+    assert saved_step(run) == config.train.steps
+
+
 def test_too_few_images_for_a_batch(config, tmp_path):
     with pytest.raises(InputError, match="fewer than one batch of 99"):
         train(changed(config, batch_size=99), tmp_path / "run")
@@ -446,7 +476,8 @@ def test_a_loss_that_is_no_number_is_never_saved(config, tmp_path, monkeypatch):
     config = changed(config, log_every=100)
     monkeypatch.setattr(module, "total_loss", breaks)
     with pytest.raises(
-        InputError, match=r"step 3: loss is no longer a number; resume .* lower train"
+        InputError,
+        match=r"step 3: loss, gradient_norm is no longer a number; resume .* lower train",
     ):
         train(config, tmp_path / "run")
     monkeypatch.undo()

@@ -38,5 +38,5 @@ class AuxiliaryBlock(nn.Module):
         maps = self.predict(self.block(features))
         auxiliary = Auxiliary(*maps.split(list(CHANNELS.values()), dim=1))
         readable = torch.cat([*auxiliary[:4], auxiliary.parts.softmax(dim=1)], dim=1)
-        # The residual keeps what the 82 readable channels cannot say.
+        # The paper has no residual. It keeps what the 82 readable channels cannot say.
         return auxiliary, features + self.merge(torch.cat([features, readable], dim=1))

@@ -298,6 +298,8 @@ class DualNoiseModule(nn.Module):
         projected = project(vertices, camera)
         u, mean_2d = projected, torch.zeros_like(projected)
         if regressed is not None:
+            # The paper takes both points and does not say how u comes of them: ours is a gate, from
+            # the third number that it regresses and names no use for.
             own_point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
             u = gate * own_point + (1 - gate) * projected
             f_p, f_r = (interpolate(features, p).to(dtype) for p in (projected, own_point))

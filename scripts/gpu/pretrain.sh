@@ -11,8 +11,10 @@
 # STEPS   of the stage, batches of 128 (default: upright 3000, coarse 8000, full 3000; on: as many
 #         as fit into this call, by the speed of 40 trial steps).
 #
-# Images are rendered again in every call, from the same seed: 16 cores take some three minutes
-# for 50,000, less than moving them would. Training then takes what is left.
+# Images are rendered again in every call, from the same seed, which takes less than moving them
+# would: 16 cores take some three minutes for 50,000 plain ones (tiny), and as long for the 20,000
+# varied ones of small, each of which takes two and a half times as long. Training then takes what
+# is left.
 set -euo pipefail
 preset=$1 folder=$2 stage=$3 minutes=$4 warmup=300
 case $stage in
@@ -25,8 +27,8 @@ case $stage in
     *) echo "stage $stage: give upright, coarse, full or on" >&2; exit 2 ;;
 esac
 [ "$stage" = full ] || options+=(--train.initial-rate 1)
-varied=()
-[ "$preset" = small ] && varied=(--varied)
+images=(--train 50000)
+[ "$preset" = small ] && images=(--train 20000 --varied)
 cores=$(nproc)
 began=$SECONDS
 data=data/gpu
@@ -34,7 +36,7 @@ dne() { python3 -m dne_lib "$@"; }
 
 mkdir -p "$folder"
 export OMP_NUM_THREADS=1
-dne synthesize "$data" --train 50000 --test 2000 --val 1000 --seed 1 "${varied[@]}"
+dne synthesize "$data" "${images[@]}" --test 2000 --val 1000 --seed 1
 options+=(--preset "$preset" --data.root "$data" --train.batch-size 128 --train.warmup "$warmup"
     --train.workers "$cores" --train.save-every 250)
 left() { echo $((minutes * 60 - (SECONDS - began) - 45)); }

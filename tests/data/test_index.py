@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dne_lib import cli
 from dne_lib.config import HANDS
@@ -238,6 +239,7 @@ def test_what_a_killed_process_left_is_ignored_and_later_removed(tree):
 
 
 def build(root, barrier):
+    torch.set_num_threads(1)  # forked, it has none of the threads that OpenMP thinks it has
     barrier.wait()
     index = read_index(root, "train")
     assert index.fitted.sum() == 6
@@ -248,7 +250,7 @@ def build(root, barrier):
 def test_several_processes_may_build_at_once(tree, drawn):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
-    workers = [context.Process(target=build, args=(tree, barrier)) for _ in range(4)]
+    workers = [context.Process(target=build, args=(tree, barrier), daemon=True) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
