@@ -179,12 +179,20 @@ def train(
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
     network.train()
     noise = torch.Generator(accelerator.device)
-    single, step = accelerator.num_processes == 1, 0
+    single = accelerator.num_processes == 1
+    step = first = 0
+
+    def keep() -> bool:
+        # Saving is a matter of all processes, and the others wait for what this one cannot load.
+        if kept := single and step > first:
+            _save(accelerator, network, config, output, step, loaded)
+        return kept
+
     with (
         _alone(output, resume, accelerator.is_main_process),
         _closing_trackers(accelerator),
         _enough_memory(config.train),
-        _keeping(lambda: _save(accelerator, network, config, output, step, loaded), single),
+        _keeping(keep),
         _interruptible(single) as interrupted,
         contextlib.ExitStack() as closed,
     ):
@@ -359,18 +367,17 @@ class _UnreadableError(InputError):
 
 
 @contextlib.contextmanager
-def _keeping(save: Callable[[], None], single: bool) -> Iterator[None]:
+def _keeping(keep: Callable[[], bool]) -> Iterator[None]:
     """Save what was learned before a bad image, found after hours, ends the run.
 
     Args:
-        single: one process trains: saving is a matter of all, and the others wait for this one.
+        keep: does that, and tells whether there was anything.
     """
     try:
         yield
     except _UnreadableError as error:
-        if not single:
+        if not keep():
             raise
-        save()
         raise InputError(
             f"{error} (the run is kept as it stood: with that mended, resume it)"
         ) from error
@@ -474,7 +481,7 @@ def _build(
     fresh = train.initial is None and checkpoint is None
     model = dataclasses.replace(config.model, pretrained=config.model.pretrained and fresh)
     network = DualNoiseNetwork(model, HandModel(config.data.mano))
-    loaded = set(known or ())
+    loaded: set[str] = set(known or ())
     if train.initial is not None and known is None:
         state, _ = read_weights(train.initial)
         loaded = set(load_weights(network, state, train.initial))

@@ -615,6 +615,17 @@ def test_a_bad_image_keeps_what_was_learned_before_it(config, tmp_path, workers)
         torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
 
 
+def test_a_bad_image_at_the_start_leaves_the_folder_free(config, tmp_path, monkeypatch):
+    def cut_off(*_):
+        raise InputError("image.jpg is cut off")
+
+    monkeypatch.setattr(InterHand, "__getitems__", cut_off)
+    with pytest.raises(InputError, match=r"^image\.jpg is cut off$"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    train(config, tmp_path / "run")
+
+
 def test_a_run_is_trained_by_one_at_a_time(config, tmp_path, monkeypatch):
     loss = module.total_loss
 
