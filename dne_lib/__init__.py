@@ -14,17 +14,36 @@ here. From a photograph to meshes:
     save(found, Path("predictions/photo"))
 """
 
-from dne_lib.camera import project, ridge_camera
-from dne_lib.config import Config, preset
-from dne_lib.data.interhand import InterHand
-from dne_lib.data.synthesize import synthesize
-from dne_lib.files import InputError
-from dne_lib.losses import total_loss
-from dne_lib.mano import HandModel
-from dne_lib.model import DualNoiseNetwork
-from dne_lib.weights import load_network, load_pretrained
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dne_lib.camera import project, ridge_camera
+    from dne_lib.config import Config, preset
+    from dne_lib.data.interhand import InterHand
+    from dne_lib.data.synthesize import synthesize
+    from dne_lib.files import InputError
+    from dne_lib.losses import total_loss
+    from dne_lib.mano import HandModel
+    from dne_lib.model import DualNoiseNetwork
+    from dne_lib.weights import load_network, load_pretrained
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "config",
+    "DualNoiseNetwork": "model",
+    "HandModel": "mano",
+    "InputError": "files",
+    "InterHand": "data.interhand",
+    "load_network": "weights",
+    "load_pretrained": "weights",
+    "preset": "config",
+    "project": "camera",
+    "ridge_camera": "camera",
+    "synthesize": "data.synthesize",
+    "total_loss": "losses",
+}
 
 __all__ = [
     "Config",
@@ -40,3 +59,16 @@ __all__ = [
     "synthesize",
     "total_loss",
 ]
+
+if not TYPE_CHECKING:  # type checkers would take it to have every name
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is asked for: torch takes seconds, and `dne --help` needs none."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What may be completed, imported yet or not."""
+    return [*globals(), *__all__]

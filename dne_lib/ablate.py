@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from filelock import Timeout
 from matplotlib.figure import Figure
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import nn
 
 from dne_lib.config import Config, config_to_dict, differences, whole
@@ -402,7 +402,7 @@ def _verdict(claim: Claim, rows: dict[str, Any]) -> dict[str, Any]:
     known = [value for value in changes if value is not None]
     interval, verdict = None, "one seed" if known else MISSING
     if len(known) > 1:
-        half = student.ppf((1 + LEVEL) / 2, len(known) - 1) * change["std"] / len(known) ** 0.5
+        half = stdtrit(len(known) - 1, (1 + LEVEL) / 2) * change["std"] / len(known) ** 0.5
         interval = [change["mean"] - half, change["mean"] + half]
         verdict = "undecided"
         if interval[1] < 0:

@@ -14,41 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from tyro.conf import Positional, arg, subcommand
 
 from dne_lib import __version__
 from dne_lib import config as settings
-from dne_lib.ablate import ablate, results_page
-from dne_lib.check import check_data
 from dne_lib.config import Config, DataConfig, Preset, maps_first, preset, whole
-from dne_lib.data.index import FILES
-from dne_lib.data.interhand import InterHand
-from dne_lib.data.shards import export
-from dne_lib.data.subsets import is_varied
-from dne_lib.data.synthesize import synthesize
-from dne_lib.evaluate import (
-    HEADER,
-    counted,
-    default_device,
-    floor_row,
-    format_table,
-    protocol_summary,
-    report,
-    summary,
-    table_rows,
-)
 from dne_lib.files import InputError, claim_folder, read_json
-from dne_lib.mano_files import check_mano
-from dne_lib.model import DualNoiseNetwork
-from dne_lib.predict import certainty, parse_box, predict, save
-from dne_lib.train import check_config, check_free, train
-from dne_lib.uncertainty import calibrate
-from dne_lib.weights import SHIPPED, find_weights, load_network, save_calibration
+
+# Torch takes seconds to import. So what needs it is imported where a command runs: help, and
+# mistakes in what was typed, do without.
+if TYPE_CHECKING:
+    from dne_lib.model import DualNoiseNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +66,8 @@ class Synthesize:
 
     def run(self) -> None:
         """Write the tree."""
+        from dne_lib.data.synthesize import synthesize
+
         synthesize(
             self.root,
             self.train,
@@ -119,8 +100,15 @@ class Train(Config):
         """Render, train, evaluate, print."""
         if self.from_scratch and self.train.initial is not None:
             raise InputError("--from-scratch starts from no weights: leave --train.initial out")
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+        from dne_lib.data.interhand import InterHand
+        from dne_lib.evaluate import report
+        from dne_lib.train import check_config
+
         config = Config(self.model, self.data, self.loss, self.train)
-        check_config(config)
+        check_config(config, self.resume)
         for name in ("coarse_steps", "upright_steps"):
             if (steps := getattr(self, name)) < 0:
                 option = name.replace("_", "-")
@@ -160,6 +148,8 @@ class Train(Config):
             InputError: there is nothing to resume, or it was trained on other data; or a run that
                 is not to be resumed.
         """
+        from dne_lib.train import check_free
+
         if self.resume and not output.exists():
             raise InputError(f"there is no run {output} to resume: train without --resume")
         for run in [output / name for name in LEGS] if self.two_stages else [output]:
@@ -182,12 +172,18 @@ class Train(Config):
 
     def one(self, config: Config, output: Path) -> Path:
         """One stage, the full one of the preset tiny on the shipped coarse network."""
+        from dne_lib.train import train
+
         if config.train.stage == "full" and config.train.initial is None:
             config.train = dataclasses.replace(config.train, initial="shipped-coarse")
         return train(config, output, self.resume)
 
     def both(self, config: Config, output: Path) -> Path:
         """The coarse network in output/upright and output/coarse, everything in output/full."""
+        from accelerate.utils import broadcast_object_list
+
+        from dne_lib.train import train
+
         coarse = dataclasses.replace(config.train, stage="coarse", initial_rate=1.0)
         turned = dataclasses.replace(config.data, rotation=min(UPRIGHT, config.data.rotation))
         legs = (
@@ -231,6 +227,8 @@ class Evaluate:
         """Evaluate and print."""
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit is {self.limit}: evaluate at least one image")
+        from dne_lib.evaluate import protocol_summary, report, summary
+
         network, config = network_for(self.network, self.mano)
         config.data = dataclasses.replace(
             config.data,
@@ -291,6 +289,9 @@ class Calibrate:
         """Measure, fit, print, write."""
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit is {self.limit}: calibrate on at least one image")
+        from dne_lib.uncertainty import calibrate
+        from dne_lib.weights import SHIPPED, save_calibration
+
         if self.network in SHIPPED:
             raise InputError(
                 f"{self.network} is part of the package and comes calibrated: copy "
@@ -331,6 +332,8 @@ class Predict:
         if twice := [name for name, count in names.items() if count > 1]:
             raise InputError(f"several images are called {twice[0]}: predict them one by one, each "
                              "with an --output of its own")  # fmt: skip
+        from dne_lib.predict import certainty, parse_box, predict, save
+
         box = parse_box(self.box) if self.box is not None else None
         network, config = network_for(self.network, self.mano)
         failed = []
@@ -368,6 +371,8 @@ class Ablate:
 
     def run(self) -> None:
         """Run what is missing, and print."""
+        from dne_lib.ablate import ablate, results_page
+
         print(results_page(ablate(self.plan, self.runs, self.output), self.plan.stem))
 
 
@@ -384,6 +389,9 @@ class Check:
         """Check and print."""
         if self.mano is None and self.data is None:
             raise InputError("nothing to check: give a data folder as --data, MANO's as --mano")
+        from dne_lib.check import check_data
+        from dne_lib.mano_files import check_mano
+
         for line in check_mano(self.mano) if self.mano else ():
             print(line)
         for line in check_data(self.data, self.mano, self.output, self.seed) if self.data else ():
@@ -404,13 +412,15 @@ class Export:
 
     def run(self) -> None:
         """Export and print."""
+        from dne_lib.data.shards import export
+
         data = DataConfig(annotation=self.annotation, hand_type=self.hand_type, every=self.every)
         files = export(self.data, self.split, self.output, data, self.shard_images)
         size = sum(file.stat().st_size for file in files)
         print(f"{len(files)} tar files, {size / 2**20:,.0f} MiB, in {self.output / self.split}")
 
 
-def network_for(source: str, mano: Path | None = None) -> tuple[DualNoiseNetwork, Config]:
+def network_for(source: str, mano: Path | None = None) -> "tuple[DualNoiseNetwork, Config]":
     """A network on this machine's device, and its configuration with all of its data.
 
     Args:
@@ -418,6 +428,9 @@ def network_for(source: str, mano: Path | None = None) -> tuple[DualNoiseNetwork
             are those of `make train`, or in VARIED_DATA.
         mano: folder of MANO's files; None: the hand model it was trained with.
     """
+    from dne_lib.evaluate import default_device
+    from dne_lib.weights import SHIPPED, load_network
+
     network, config = load_network(source, mano)
     config.data = whole(config.data)
     if source in SHIPPED:
@@ -431,6 +444,8 @@ def evaluations(source: str) -> Path:
     Raises:
         InputError: there is no such network, or the folder is another network's.
     """
+    from dne_lib.weights import SHIPPED, find_weights
+
     weights = find_weights(source)
     if (weights.parent / "config.json").exists():
         return weights.parent
@@ -443,6 +458,9 @@ def render_missing(root: Path) -> None:
     """Render the built-in data into its default folder, unless it is already whole there."""
     if root != DataConfig().root:
         return
+    from dne_lib.data.index import FILES
+    from dne_lib.data.synthesize import synthesize
+
     annotations = [
         root / "annotations" / split / f"InterHand2.6M_{split}_{name}.json"
         for split in ("train", "test")
@@ -473,6 +491,10 @@ def comparison(results: dict, config: Config, run: Path) -> str:
 
     On varied images that is the one that was trained on such.
     """
+    from dne_lib.data.subsets import is_varied
+    from dne_lib.evaluate import HEADER, counted, floor_row, format_table, report, table_rows
+    from dne_lib.weights import SHIPPED
+
     rows = [*table_rows(results), floor_row(results)]
     name = "shipped-varied" if is_varied(config.data.root) else "shipped"
     if config.data.mano is None and SHIPPED[name].exists():

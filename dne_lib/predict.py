@@ -5,16 +5,14 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import ExifTags, Image
 from torch import Tensor
-from trimesh.exchange.gltf import export_glb
 
 from dne_lib.camera import ndc_to_pixels, project
 from dne_lib.config import HAND_UNIT, HANDS, Config
@@ -28,9 +26,11 @@ from dne_lib.data.augment import (
 )
 from dne_lib.files import InputError, claim_folder, read_bytes, write_bytes
 from dne_lib.model import DualNoiseNetwork
-from dne_lib.model.noise import Calibration
+from dne_lib.model.noise import Calibration, as_trained, radius, refined_way
 from dne_lib.plots import ERROR_COLOURS, draw_hands, placed
-from dne_lib.uncertainty import as_trained, radius, refined_way
+
+if TYPE_CHECKING:
+    import trimesh  # imported where meshes are made: it takes most of a second
 
 # A hand fills some 20 % of a crop made for it, and a third of that when the other hides most of
 # it; stray pixels of the part map stay well below 1 %.
@@ -72,7 +72,7 @@ class Prediction:
     joint_points: Float[np.ndarray, "hand 21 2"]  # joints likewise
     parts: Int[np.ndarray, "S S"]  # part map of the crop
     faces: Int[np.ndarray, "hand 1538 3"]
-    # Half of such vertices are within this distance of the truth, metres (`uncertainty.radius`);
+    # Half of such vertices are within this distance of the truth, metres (`noise.radius`);
     # None from a network without modules, which says nothing of it.
     spread: Float[np.ndarray, "hand 778"] | None = None
     calibration: Calibration | None = None  # None: the spread was never held against errors
@@ -266,7 +266,7 @@ def predict(
     if len(output.stages) > 1:
         kind = "IH" if present.all() else "SH"
         calibration = network.calibration.get(kind)
-        way = refined_way(output.stages)[0].float().numpy(force=True)
+        way = refined_way([each.vertices for each in output.stages])[0].float().numpy(force=True)
         spread = radius(way, calibration or as_trained(config.model)[kind]) * np.float32(HAND_UNIT)
     inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
     seen = project(stage.joints, stage.camera)[0].float().numpy(force=True)
@@ -373,11 +373,13 @@ def _drawn(
     return picture
 
 
-def meshes(prediction: Prediction) -> dict[str, trimesh.Trimesh]:
+def meshes(prediction: Prediction) -> "dict[str, trimesh.Trimesh]":
     """The hands present by name, metres, in one frame: x right, y up, z to the viewer.
 
     That is the frame of glTF and of most viewers; the camera is at the origin.
     """
+    import trimesh
+
     upright = prediction.placed * np.array([1, -1, -1], np.float32)
     return {
         name: trimesh.Trimesh(upright[i], prediction.faces[i], process=False)
@@ -398,6 +400,9 @@ def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
+    import trimesh
+    from trimesh.exchange.gltf import export_glb
+
     claim_folder(folder, "prediction", of)
     hands = meshes(prediction)
     files = {folder / "overlay.png": _png(overlay(prediction))}

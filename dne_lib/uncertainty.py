@@ -7,7 +7,7 @@ not seen are likeliest. `weights.save_calibration` keeps them with the weights. 
 tells less than the means do: in the spread of a few draws, delta drowns what sets vertices apart.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,22 +16,19 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import gammaln
-from scipy.stats import f as fisher
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dne_lib.config import Config, ModelConfig
+from dne_lib.config import Config
 from dne_lib.data.interhand import InterHand
 from dne_lib.evaluate import batches, format_table
 from dne_lib.files import InputError
 from dne_lib.metrics import MILLIMETRES
-from dne_lib.model import DualNoiseNetwork, Stage
-from dne_lib.model.noise import Calibration
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.noise import GAUSSIAN, KINDS, Calibration, as_trained, radius, refined_way
 
-KINDS = ("SH", "IH")  # images of one hand and of two, which hide each other: fitted apart
 FEWEST = 40  # hands of a kind to fit it on
 LEVELS = np.array([0.5, 0.68, 0.9, 0.95])
-GAUSSIAN = 1e6  # degrees of freedom
 
 
 class Measured(NamedTuple):
@@ -40,39 +37,6 @@ class Measured(NamedTuple):
     way: Float[np.ndarray, "hand vertex"]  # see `refined_way`
     error: Float[np.ndarray, "hand vertex"]  # distance of the prediction from the truth
     interacting: Bool[np.ndarray, " hand"]
-
-
-def refined_way(stages: Sequence[Stage]) -> Float[Tensor, "batch hand vertex"]:
-    """How far the modules moved every vertex: the root of the sum of |mu|^2; hand units.
-
-    Args:
-        stages: of an `Output` made without samples.
-
-    Raises:
-        InputError: the network has no modules.
-    """
-    if len(stages) < 2:
-        raise InputError("a network without modules does not say how sure it is: train with some")
-    meshes = torch.stack([stage.vertices for stage in stages])
-    return meshes.diff(dim=0).square().sum(dim=(0, -1)).sqrt()
-
-
-def as_trained(config: ModelConfig) -> dict[str, Calibration]:
-    """Eq. 2 as it was while training: Gaussian, its gamma along each axis, a delta a module."""
-    gamma, delta = config.gamma / 3**0.5, config.delta * config.modules**0.5
-    return dict.fromkeys(KINDS, Calibration(gamma, delta, GAUSSIAN))
-
-
-def radius(
-    way: Float[np.ndarray, "*shape"], fit: Calibration, level: float = 0.5
-) -> Float[np.ndarray, "*shape"]:
-    """The distance from the truth that the share `level` of such vertices stays within.
-
-    Errors are Student's t in space with the scale gamma way + delta along each axis; their
-    squares over three squares of it follow F of 3 and `freedom` degrees.
-    """
-    scale = np.float32(np.sqrt(3 * fisher.ppf(level, 3, fit.freedom)))
-    return scale * (np.float32(fit.gamma) * way + np.float32(fit.delta))
 
 
 @torch.inference_mode()
@@ -93,7 +57,7 @@ def measure(network: DualNoiseNetwork, batches: Iterable[dict[str, Tensor]]) -> 
         stages = network(batch["image"].to(device), present.to(device)).stages
         error = (stages[-1].vertices.cpu() - batch["vertices"]).norm(dim=-1)
         each = (
-            refined_way(stages).cpu(),
+            refined_way([stage.vertices for stage in stages]).cpu(),
             error,
             batch["interacting"][:, None].expand_as(present),
         )

@@ -267,7 +267,7 @@ def test_an_interrupted_plan_goes_on(plan, tmp_path, trained, monkeypatch):
     runs, output = tmp_path / "runs", tmp_path / "results"
     build = training._build
 
-    def killed(config):  # before the first checkpoint
+    def killed(*_):  # before the first checkpoint
         monkeypatch.setattr(training, "_build", build)
         raise KeyboardInterrupt
 

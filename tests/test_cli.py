@@ -14,9 +14,10 @@ import tyro
 import dne_lib
 from dne_lib import cli
 from dne_lib.config import Config, check_fields, preset
+from dne_lib.data.index import FILES
 from dne_lib.files import InputError, write_json
 from dne_lib.mano import ASSETS
-from dne_lib.weights import load_network, save_network
+from dne_lib.weights import SHIPPED, load_network, save_network
 
 SMALL = """
     --model.stages 2 --model.image-size 64 --model.feature-size 16 --model.channels 8
@@ -90,9 +91,9 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
 )
 def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "synthesize", lambda *_, **__: None)
+    monkeypatch.setattr("dne_lib.data.synthesize.synthesize", lambda *_, **__: None)
     if line == "train --resume":
-        monkeypatch.setattr(cli, "InterHand", lambda *_, **__: [])
+        monkeypatch.setattr("dne_lib.data.interhand.InterHand", lambda *_, **__: [])
     assert cli.main(line.split()) == 2
     (written,) = capsys.readouterr().err.strip().splitlines()
     assert written.startswith("dne: error: ")
@@ -101,7 +102,9 @@ def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, 
 
 def test_an_evaluation_of_something_else_is_not_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "network_for", lambda *_: (None, preset("tiny")))
-    monkeypatch.setattr(cli, "report", lambda *_, **__: pytest.fail("it would be replaced"))
+    monkeypatch.setattr(
+        "dne_lib.evaluate.report", lambda *_, **__: pytest.fail("it would be replaced")
+    )
     kept = {"network": "shipped", "limit": 4, "images_of": {"annotation": "H+M", "every": 1}}
     write_json(tmp_path / "metrics.json", {**kept, "split": "test"})
     for line, words in (
@@ -154,7 +157,9 @@ def test_a_reader_who_leaves_early_is_no_error():
 def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = []
-    monkeypatch.setattr(cli, "synthesize", lambda root, *_, **__: made.append(root))
+    monkeypatch.setattr(
+        "dne_lib.data.synthesize.synthesize", lambda root, *_, **__: made.append(root)
+    )
     root = preset("tiny").data.root
     cli.render_missing(root)
     cli.render_missing(tmp_path / "mine")
@@ -162,7 +167,7 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
     for split in ("train", "test"):
         folder = root / "annotations" / split
         folder.mkdir(parents=True)
-        for name in cli.FILES:
+        for name in FILES:
             (folder / f"InterHand2.6M_{split}_{name}.json").touch()
     cli.render_missing(root)
     assert made == [root]
@@ -175,7 +180,8 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
 def test_data_are_made_as_asked_for(option, expected, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        cli, "synthesize", lambda *_, **named: asked.append((named["varied"], named["val"]))
+        "dne_lib.data.synthesize.synthesize",
+        lambda *_, **named: asked.append((named["varied"], named["val"])),
     )
     line = ["synthesize", str(tmp_path), "--train", "1", "--test", "1", *option]
     assert cli.main(line) == 0
@@ -278,15 +284,15 @@ def test_the_folder_of_a_run_is_looked_at_before_images_are_drawn(tmp_path, monk
 def test_several_images_are_predicted_and_those_that_fail_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "network_for", lambda *_: (None, Config()))
-    monkeypatch.setattr(cli, "certainty", lambda found: f"sure of {found}")
+    monkeypatch.setattr("dne_lib.predict.certainty", lambda found: f"sure of {found}")
 
     def predict(network, config, image, box):
         if image.stem == "bad":
             raise InputError("no hand found")
         return image
 
-    monkeypatch.setattr(cli, "predict", predict)
-    monkeypatch.setattr(cli, "save", lambda found, output, of: [output / "overlay.png"])
+    monkeypatch.setattr("dne_lib.predict.predict", predict)
+    monkeypatch.setattr("dne_lib.predict.save", lambda found, output, of: [output / "overlay.png"])
     assert cli.main(["predict", "a.jpg", "bad.jpg", "b.png", "--output", "out"]) == 2
     out, err = capsys.readouterr()
     assert out.splitlines() == [
@@ -307,7 +313,7 @@ def test_what_is_measured_is_never_a_subset(monkeypatch):
     trained = preset("tiny")
     trained.data.every, trained.data.hand_type, trained.data.max_fit_error = 6, "IH", 10.0
     network, _ = load_network("shipped")
-    monkeypatch.setattr(cli, "load_network", lambda *_: (network, trained))
+    monkeypatch.setattr("dne_lib.weights.load_network", lambda *_: (network, trained))
     _, config = cli.network_for("run")
     assert config.data == preset("tiny").data
     trained.data.root = Path("elsewhere")
@@ -325,7 +331,7 @@ def test_stages_and_where_they_start(calls, tmp_path, monkeypatch):
         output.mkdir(parents=True, exist_ok=True)
         return output
 
-    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr("dne_lib.train.train", train)
     cli.main(["train"])
     cli.main(["train", "--train.stage", "coarse", "--from-scratch"])
     cli.main(["train", "--preset", "paper", "--train.initial", "weights"])
@@ -366,9 +372,9 @@ def test_a_run_is_held_against_what_was_trained_on_such_images(tmp_path, monkeyp
     write_json(tmp_path / "recipe.json", recipe)
     asked = []
     monkeypatch.setattr(cli, "network_for", lambda source: asked.append(source) or (None, Config()))
-    monkeypatch.setattr(cli, "report", lambda *_, **named: asked.append(named["name"]))
+    monkeypatch.setattr("dne_lib.evaluate.report", lambda *_, **named: asked.append(named["name"]))
     for function in ("table_rows", "floor_row", "format_table", "counted"):
-        monkeypatch.setattr(cli, function, lambda *_, **__: "\n\n")
+        monkeypatch.setattr(f"dne_lib.evaluate.{function}", lambda *_, **__: "\n\n")
     config = Config()
     config.data.root = tmp_path
     cli.comparison({}, config, tmp_path)
@@ -381,7 +387,7 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "TEST_IMAGES", 4)
     # This network is the shipped one, too, once it is there.
     run = tmp_path / "runs" / "tiny" / "full"
-    monkeypatch.setitem(cli.SHIPPED, "shipped", run / "model.safetensors")
+    monkeypatch.setitem(SHIPPED, "shipped", run / "model.safetensors")
     long_road = ["train", "--from-scratch", "--train.steps", "2"]
     long_road += ["--upright-steps", "1", "--coarse-steps", "1"]
     long_road += SMALL.split()
@@ -445,3 +451,16 @@ def test_from_data_to_prediction(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "nine in ten within" in told
     assert "never held" not in told
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_only_a_new_run_needs_the_weights_that_it_begins_with(resume, monkeypatch):
+    asked = []
+
+    def check(config, resume):
+        asked.append(resume)
+        raise InputError("enough")
+
+    monkeypatch.setattr("dne_lib.train.check_config", check)
+    assert cli.main(["train", *["--resume"] * resume]) == 2
+    assert asked == [resume]

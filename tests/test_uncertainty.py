@@ -13,20 +13,16 @@ from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
-from dne_lib.model import DualNoiseNetwork, Stage
-from dne_lib.model.noise import Calibration
+from dne_lib.model import DualNoiseNetwork
+from dne_lib.model.noise import GAUSSIAN, Calibration, as_trained, radius, refined_way
 from dne_lib.uncertainty import (
-    GAUSSIAN,
     Measured,
-    as_trained,
     binned,
     calibrate,
     calibration_figure,
     coverage,
     fit,
     measure,
-    radius,
-    refined_way,
 )
 from dne_lib.weights import load_network, read_calibration, save_calibration, save_network
 from tests.samples import CONFIG, make_batch
@@ -35,29 +31,16 @@ LEVELS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 TRUE = {"SH": Calibration(0.5, 0.05, 3.0), "IH": Calibration(2.0, 0.1, 6.0)}
 
 
-def stage(vertices):
-    batch = len(vertices)
-    return Stage(
-        vertices=vertices,
-        joints=torch.zeros(batch, 2, 21, 3),
-        camera=torch.zeros(batch, 2, 2, 2),
-        projections=torch.zeros(batch, 2, 778, 2),
-        samples=vertices[None],
-        coordinates=torch.zeros(1, batch, 2, 778, 2),
-        scores=torch.zeros(1, batch, 2),
-    )
-
-
 def test_the_way_is_that_of_all_modules():
     step = torch.zeros(1, 2, 778, 3)
     step[0, 1, 5] = torch.tensor([1.0, 2.0, 2.0])
-    there = refined_way([stage(0 * step), stage(step), stage(step), stage(-step / 3)])
+    there = refined_way([0 * step, step, step, -step / 3])
     # Of 3 and of 4, by Pythagoras: a step back does not undo one forth.
     expected = torch.zeros(1, 2, 778)
     expected[0, 1, 5] = 5
     torch.testing.assert_close(there, expected)
     with pytest.raises(InputError, match="without modules"):
-        refined_way([stage(step)])
+        refined_way([step])
 
 
 def test_the_noise_of_training_is_recovered_from_its_draws():

@@ -391,7 +391,10 @@ def test_what_to_render_is_said_in_a_whole_command(tmp_path, monkeypatch):
         read_index(tmp_path, "val")
     (command,) = re.findall(r"`dne (.*?)`", str(error.value))
     asked = []
-    monkeypatch.setattr(cli, "synthesize", lambda root, *_, **named: asked.append((root, named)))
+    monkeypatch.setattr(
+        "dne_lib.data.synthesize.synthesize",
+        lambda root, *_, **named: asked.append((root, named)),
+    )
     assert cli.main(command.split()) == 0
     ((root, named),) = asked
     assert root != tmp_path
