@@ -17,9 +17,10 @@ from dne_lib.weights import SHIPPED
 ROOT = Path(__file__).parents[1]
 CARD = SHIPPED["shipped"].parent / "MODEL_CARD.md"
 KINDS = ("SH", "IH", "All")
-BESIDE = ("coarse14",)  # what full10 is held against, and no part of it
+BESIDE = ("coarse15",)  # what full11 is held against, and no part of it
 JOINED = """full5 to full8 trained the modules, and all else with them, from coarse10 on. Then these
-modules were put on coarse13 (`scripts/join_weights.py`), and full10 went on with both."""
+modules were put on coarse13 (`scripts/join_weights.py`), and full10 went on with both; and again,
+those of full10 on coarse14, with which full11 went on."""
 
 
 def leg_row(leg: dict[str, Any]) -> list[str]:
