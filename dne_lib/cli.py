@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg, subcommand
 from dne_lib import __version__
 from dne_lib import config as settings
 from dne_lib.config import Config, DataConfig, Preset, maps_first, preset, whole
-from dne_lib.files import InputError, claim_folder, read_json
+from dne_lib.files import InputError, claim_folder, message_of, read_json
 
 # Torch takes seconds to import. So what needs it is imported where a command runs: help, and
 # mistakes in what was typed, do without.
@@ -543,9 +543,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except InputError as error:
-        # From a process that loads data it comes with a traceback before it.
-        message = str(error).rpartition("InputError: ")[2]
-        print(f"dne: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"dne: error: {message_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

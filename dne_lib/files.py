@@ -15,6 +15,14 @@ class InputError(ValueError):
     """Something the user gave cannot be used: the message says what, where, and what to do."""
 
 
+def message_of(error: InputError) -> str:
+    """An error's message, on one line.
+
+    From a process that loads data an error comes with its traceback before it.
+    """
+    return " ".join(str(error).rpartition("InputError: ")[2].split())
+
+
 def read_bytes(path: Path, missing: str, unreadable: str) -> bytes:
     """A file's bytes.
 

@@ -166,26 +166,30 @@ def _check(plan: Plan) -> None:
         raise InputError(f"tables: {empty[0]} has no metrics")
     for seed in plan.seeds:
         check_train_config(plan.config({}, seed).train)
+
+    def check(values: dict[str, Any]) -> None:
+        config = plan.config(values)
+        check_config(config)
+        batch = config.train.batch_size
+        if plan.render is not None and plan.render.train < batch:
+            raise InputError(
+                f"render: train is {plan.render.train}, fewer images than one batch of {batch}"
+            )
+
     for leg in plan.coarse:
-        check_config(plan.config(leg))
+        check(leg)
     trained = {variant.name: variant for variant in plan.variants if variant.of is None}
-    runs = [plan.config(each) for each in (*plan.coarse, *(v.set for v in trained.values()))]
-    largest = max(run.train.batch_size for run in runs)
-    if plan.render is not None and plan.render.train < largest:
-        raise InputError(
-            f"render: train is {plan.render.train}, fewer images than one batch of {largest}"
-        )
     for variant in plan.variants:
         if variant.samples < 0:
             raise InputError(f"{variant.name}: samples is {variant.samples}: 0 takes the means")
         if variant.of is None:
-            check_config(plan.config(variant.set))
+            check(variant.set)
             if variant.samples:
                 raise InputError(f"{variant.name}: samples goes with `of`, the variant to evaluate")
             continue
         if variant.of not in trained:
             raise InputError(f"{variant.name}: of: no variant {variant.of!r} is trained")
-        check_config(plan.config({**trained[variant.of].set, **variant.set}))
+        check({**trained[variant.of].set, **variant.set})
         if other := [name for name in variant.set if name not in SWITCHES]:
             raise InputError(
                 f"{variant.name}: {other[0]} is settled by training: set {', '.join(SWITCHES)}, or "

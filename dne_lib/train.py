@@ -34,7 +34,15 @@ from tqdm.auto import tqdm
 from dne_lib.config import Config, TrainConfig, check_fields, config_to_dict, differences
 from dne_lib.data.augment import check_data_config
 from dne_lib.data.interhand import InterHand
-from dne_lib.files import InputError, claim_folder, locked, read_json, write_bytes, write_json
+from dne_lib.files import (
+    InputError,
+    claim_folder,
+    locked,
+    message_of,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
@@ -183,6 +191,7 @@ def train(
     step = first = 0
 
     def keep() -> bool:
+        """Save what was learned before a batch that cannot be loaded; tell if there was any."""
         # Saving is a matter of all processes, and the others wait for what this one cannot load.
         if kept := single and step > first:
             _save(accelerator, network, config, output, step, loaded)
@@ -192,7 +201,6 @@ def train(
         _alone(output, resume, accelerator.is_main_process),
         _closing_trackers(accelerator),
         _enough_memory(config.train),
-        _keeping(keep),
         _interruptible(single) as interrupted,
         contextlib.ExitStack() as closed,
     ):
@@ -206,7 +214,7 @@ def train(
         start = time.monotonic()
         shown = accelerator.is_main_process
         bar = closed.enter_context(tqdm(total=config.train.steps, initial=step, disable=not shown))
-        for batch in _batches(accelerator, loader, dataset, step, last):
+        for batch in _batches(accelerator, loader, dataset, step, last, keep):
             rate = learning_rate(step, config.train, len(loader))
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate"]
@@ -362,27 +370,6 @@ def _alone(output: Path, resume: bool, main: bool) -> Iterator[None]:
         ) from None
 
 
-class _UnreadableError(InputError):
-    """A batch could not be loaded: the weights are those after the step before."""
-
-
-@contextlib.contextmanager
-def _keeping(keep: Callable[[], bool]) -> Iterator[None]:
-    """Save what was learned before a bad image, found after hours, ends the run.
-
-    Args:
-        keep: does that, and tells whether there was anything.
-    """
-    try:
-        yield
-    except _UnreadableError as error:
-        if not keep():
-            raise
-        raise InputError(
-            f"{error} (the run is kept as it stood: with that mended, resume it)"
-        ) from error
-
-
 def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; it is for the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -492,12 +479,20 @@ def _build(
 
 
 def _batches(
-    accelerator: Accelerator, loader: DataLoader, dataset: Any, step: int, steps: int
+    accelerator: Accelerator,
+    loader: DataLoader,
+    dataset: Any,
+    step: int,
+    steps: int,
+    keep: Callable[[], bool],
 ) -> Iterator[dict[str, Tensor]]:
     """Batches from a step on, so that a resumed run sees what it would have seen.
 
+    Args:
+        keep: saves the run, if there is anything to save, before a bad image ends it after hours.
+
     Raises:
-        _UnreadableError: one of its images cannot be used.
+        InputError: one of the images cannot be used.
     """
     while step < steps:
         epoch, done = divmod(step, len(loader))
@@ -511,8 +506,10 @@ def _batches(
                 if step == steps:
                     return
         except InputError as error:
-            # From a process that loads data it comes with a traceback before it.
-            raise _UnreadableError(str(error).rpartition("InputError: ")[2].strip()) from error
+            message = message_of(error)
+            if keep():
+                message += " (the run is kept as it stood: with that mended, resume it)"
+            raise InputError(message) from error
 
 
 def _log(accelerator: Accelerator, entry: dict[str, int | float], output: Path) -> None:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from dne_lib.config import Config
 from dne_lib.data.interhand import InterHand
-from dne_lib.evaluate import batches, format_table
+from dne_lib.evaluate import batches, format_table, spread
 from dne_lib.files import InputError
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork
@@ -193,7 +193,7 @@ def calibrate(
     """
     dataset = InterHand(config.data.root, "val", config.model, config.data, augment=False)
     dataset.require_fit()
-    images = min(len(dataset), limit or len(dataset))
+    images = len(spread(len(dataset), limit))
     if 2 * images < FEWEST:
         raise InputError(
             f"{images} images are too few to calibrate on: their hands must be {FEWEST} at least, "

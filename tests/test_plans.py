@@ -10,6 +10,7 @@ from dne_lib.plans import Render, override, read_plan
 
 PLANS = sorted((Path(__file__).parent.parent / "scripts" / "plans").glob("*.yaml"))
 
+RENDER = {"train": 64, "test": 4, "seed": 5, "varied": True}
 GOOD = {
     "title": "A plan",
     "preset": "tiny",
@@ -47,8 +48,7 @@ def test_a_plan_is_read_and_configures_its_runs(tmp_path):
     assert plan.tables["one"].rows == ["Full DNE, coarse", "+ε2d"]
     assert plan.claims[0].paper is None
     assert plan.render is None
-    render = {"train": 64, "test": 4, "seed": 5, "varied": True}
-    plan = read_plan(written(tmp_path, {**GOOD, "render": render}))
+    plan = read_plan(written(tmp_path, {**GOOD, "render": RENDER}))
     assert plan.render == Render(train=64, test=4, seed=5, val=0, varied=True)
 
 
@@ -136,6 +136,10 @@ def with_variant(**variant):
         ({**GOOD, "render": {"train": 3, "test": 0, "seed": 0}}, "render: test is 0"),
         ({**GOOD, "tables": {"t": {"title": "T", "metrics": [], "rows": []}}}, "t has no metrics"),
         (with_variant(name="x", of="Fall"), "no variant 'Fall' is trained"),
+        (
+            {**GOOD, "render": RENDER, "variants": [{"name": "x", "of": "Fall"}]},
+            "no variant 'Fall' is trained",
+        ),
         (with_variant(name="x", of="8 samples"), "no variant '8 samples' is trained"),
         (with_variant(name="x", of="Full DNE", set={"model.modules": 1}), "settled by training"),
         ({**GOOD, "tables": {"t": {"title": "T", "metrics": ["mpvpe"], "rows": ["Ful"]}}}, "'Ful'"),

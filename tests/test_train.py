@@ -361,7 +361,7 @@ def test_a_run_of_an_earlier_version_goes_on(config, tmp_path):
     assert json.loads((run / "config.json").read_text())["data"]["every"] == 1
 
 
-def test_a_run_goes_on_without_the_weights_it_started_from(config, tmp_path, monkeypatch):
+def test_a_run_goes_on_without_the_weights_it_started_from(config, tmp_path):
     coarse = train(changed(config, stage="coarse"), tmp_path / "coarse")
     full = changed(config, initial=str(coarse), initial_rate=0.5)
     straight = weights(train(full, tmp_path / "straight"))
@@ -376,12 +376,16 @@ def test_a_run_goes_on_without_the_weights_it_started_from(config, tmp_path, mon
 
 def test_a_run_goes_on_without_the_weights_of_imagenet(config, tmp_path, monkeypatch):
     config.model = dataclasses.replace(config.model, pretrained=True)
-    build = encoder.resnet
-    monkeypatch.setattr(encoder, "resnet", lambda name, _: build(name, pretrained=False))
+    build, asked = encoder.resnet, []
+
+    def without_network(name, pretrained):
+        asked.append(pretrained)
+        return build(name, pretrained=False)
+
+    monkeypatch.setattr(encoder, "resnet", without_network)
     run = train(config, tmp_path / "run", until=2)
-    monkeypatch.undo()
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
     train(config, run, resume=True)
+    assert asked == [True, False]
     assert saved_step(run) == config.train.steps
 
 
