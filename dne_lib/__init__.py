@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from dne_lib.camera import project, ridge_camera
     from dne_lib.config import Config, preset
     from dne_lib.data.interhand import InterHand
-    from dne_lib.data.synthesize import synthesize
     from dne_lib.files import InputError
     from dne_lib.losses import total_loss
     from dne_lib.mano import HandModel
     from dne_lib.model import DualNoiseNetwork
+    from dne_lib.synthetic.synthesize import synthesize
     from dne_lib.weights import load_network, load_pretrained
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOMES = {
     "preset": "config",
     "project": "camera",
     "ridge_camera": "camera",
-    "synthesize": "data.synthesize",
+    "synthesize": "synthetic.synthesize",
     "total_loss": "losses",
 }
 

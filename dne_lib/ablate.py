@@ -21,7 +21,6 @@ from torch import nn
 
 from dne_lib.config import Config, config_to_dict, differences, whole
 from dne_lib.data.interhand import InterHand
-from dne_lib.data.synthesize import synthesize
 from dne_lib.evaluate import batches, default_device, evaluate, format_table
 from dne_lib.files import InputError, claim_folder, locked, read_json, write_bytes, write_json
 from dne_lib.mano import HandModel
@@ -29,6 +28,7 @@ from dne_lib.metrics import GROUPS
 from dne_lib.model import DualNoiseNetwork, Output
 from dne_lib.plans import Claim, Plan, Render, Variant, override, read_plan
 from dne_lib.plots import save_figure
+from dne_lib.synthetic.synthesize import synthesize
 from dne_lib.train import train
 from dne_lib.weights import find_weights, load_weights, read_weights
 

@@ -66,7 +66,7 @@ class Synthesize:
 
     def run(self) -> None:
         """Write the tree."""
-        from dne_lib.data.synthesize import synthesize
+        from dne_lib.synthetic.synthesize import synthesize
 
         synthesize(
             self.root,
@@ -459,7 +459,7 @@ def render_missing(root: Path) -> None:
     if root != DataConfig().root:
         return
     from dne_lib.data.index import FILES
-    from dne_lib.data.synthesize import synthesize
+    from dne_lib.synthetic.synthesize import synthesize
 
     annotations = [
         root / "annotations" / split / f"InterHand2.6M_{split}_{name}.json"

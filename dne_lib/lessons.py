@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dne_lib.config import HAND_UNIT, DataConfig, ModelConfig
 from dne_lib.data.interhand import InterHand
-from dne_lib.data.synthesize import synthesize
 from dne_lib.mano import HandModel, axis_angle_to_matrix, rotation_6d_to_matrix
+from dne_lib.synthetic.synthesize import synthesize
 
 
 class Coarse(NamedTuple):

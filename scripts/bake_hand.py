@@ -27,16 +27,16 @@ from PIL import Image
 from scipy.optimize import nnls
 from scipy.spatial.transform import Rotation
 
-from dne_lib.data.poses import (
+from dne_lib.files import write_bytes
+from dne_lib.mano import FINGERTIPS, MANO_TO_JOINTS
+from dne_lib.mano_files import PARENTS
+from dne_lib.synthetic.poses import (
     LIMITS,
     anatomy,
     rotations_from_angles,
     sample_angles,
     template_pose,
 )
-from dne_lib.files import write_bytes
-from dne_lib.mano import FINGERTIPS, MANO_TO_JOINTS
-from dne_lib.mano_files import PARENTS
 
 log = logging.getLogger("bake_hand")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dne_lib.data.synthesize import synthesize
 from dne_lib.files import read_json, write_bytes
+from dne_lib.synthetic.synthesize import synthesize
 
 ROWS, COLUMNS = 4, 6
 SIZE = (168, 110)  # pixels of each image

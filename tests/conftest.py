@@ -9,7 +9,7 @@ install_import_hook("dne_lib", "beartype.beartype")
 @pytest.fixture(scope="session")
 def builtin_data(tmp_path_factory):
     """A small tree of the generator: 12 training and 4 test images."""
-    from dne_lib.data.synthesize import synthesize
+    from dne_lib.synthetic.synthesize import synthesize
 
     root = tmp_path_factory.mktemp("builtin") / "data"
     synthesize(root, train=12, test=4, seed=3, workers=1, progress=False)

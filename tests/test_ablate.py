@@ -13,10 +13,10 @@ import dne_lib.train as training
 from dne_lib import ablate as module
 from dne_lib import cli
 from dne_lib.ablate import ablate, claims_table, figure, load_ablations, summarise, table
-from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError, locked
 from dne_lib.metrics import GROUPS, PROTOCOLS
 from dne_lib.plans import read_plan
+from dne_lib.synthetic.synthesize import synthesize
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {

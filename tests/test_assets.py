@@ -11,7 +11,7 @@ import torch
 from smplx.lbs import lbs
 from smplx.utils import Struct
 
-from dne_lib.data.poses import anatomy, template_pose
+from dne_lib.synthetic.poses import anatomy, template_pose
 
 ASSETS = Path(__file__).parents[1] / "dne_lib" / "assets"
 TIPS = [744, 320, 443, 554, 671]  # thumb to pinky, smplx's choice

@@ -91,7 +91,7 @@ def test_bad_command_lines_exit_with_2(calls, capsys, line):
 )
 def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dne_lib.data.synthesize.synthesize", lambda *_, **__: None)
+    monkeypatch.setattr("dne_lib.synthetic.synthesize.synthesize", lambda *_, **__: None)
     if line == "train --resume":
         monkeypatch.setattr("dne_lib.data.interhand.InterHand", lambda *_, **__: [])
     assert cli.main(line.split()) == 2
@@ -158,7 +158,7 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     made = []
     monkeypatch.setattr(
-        "dne_lib.data.synthesize.synthesize", lambda root, *_, **__: made.append(root)
+        "dne_lib.synthetic.synthesize.synthesize", lambda root, *_, **__: made.append(root)
     )
     root = preset("tiny").data.root
     cli.render_missing(root)
@@ -180,7 +180,7 @@ def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monk
 def test_data_are_made_as_asked_for(option, expected, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "dne_lib.data.synthesize.synthesize",
+        "dne_lib.synthetic.synthesize.synthesize",
         lambda *_, **named: asked.append((named["varied"], named["val"])),
     )
     line = ["synthesize", str(tmp_path), "--train", "1", "--test", "1", *option]

@@ -9,12 +9,12 @@ from scipy.stats import chi
 from scipy.stats import f as fisher
 
 from dne_lib.config import Config
-from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.noise import GAUSSIAN, Calibration, as_trained, radius, refined_way
+from dne_lib.synthetic.synthesize import synthesize
 from dne_lib.uncertainty import (
     Measured,
     binned,

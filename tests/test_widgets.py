@@ -12,12 +12,12 @@ from dne_lib import widgets
 from dne_lib.camera import project, ridge_camera
 from dne_lib.config import HAND_UNIT, DataConfig, preset
 from dne_lib.data.interhand import InterHand
-from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.lessons import attempt, few_samples, stand_in
 from dne_lib.mano import HandModel
 from dne_lib.model import Stage
 from dne_lib.plots import png
+from dne_lib.synthetic.synthesize import synthesize
 from dne_lib.widgets import Choice, Panel, Picture, Points, Slider, Surface, hand
 from dne_lib.widgets import panels as drawing
 from dne_lib.widgets.losses import Pull, Snapshot

@@ -1,0 +1,1 @@
+"""InterHand2.6M from its files to samples; the built-in data and shards are read the same way."""

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dne_lib.config import HANDS, VERTICES
-from dne_lib.data.poses import TEMPLATES, anatomy, mirror_rotations, template_pose
 from dne_lib.mano import HandModel, lbs
 from dne_lib.plots import SKIN
+from dne_lib.synthetic.poses import TEMPLATES, anatomy, mirror_rotations, template_pose
 from dne_lib.widgets.panels import (
     GREEN,
     Choice,
@@ -45,7 +45,7 @@ def hand_panels(
     """A posed, shaped hand and the skeleton inside it.
 
     Args:
-        gesture: one of `dne_lib.data.poses.TEMPLATES`.
+        gesture: one of `dne_lib.synthetic.poses.TEMPLATES`.
         bend: 0 is the flat template of the model, 1 the gesture.
         size, build: the first two shape coefficients.
         side: right or left.

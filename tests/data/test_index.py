@@ -392,7 +392,7 @@ def test_what_to_render_is_said_in_a_whole_command(tmp_path, monkeypatch):
     (command,) = re.findall(r"`dne (.*?)`", str(error.value))
     asked = []
     monkeypatch.setattr(
-        "dne_lib.data.synthesize.synthesize",
+        "dne_lib.synthetic.synthesize.synthesize",
         lambda root, *_, **named: asked.append((root, named)),
     )
     assert cli.main(command.split()) == 0

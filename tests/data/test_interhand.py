@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from dne_lib import mano
 from dne_lib.camera import ndc_to_pixels, ridge_camera
 from dne_lib.config import HAND_UNIT, DataConfig, ModelConfig
-from dne_lib.data import synthesize
 from dne_lib.data.augment import Augmentation, crop_image, draw
 from dne_lib.data.interhand import InterHand, read_image
 from dne_lib.files import InputError
 from dne_lib.mano import JOINTS_TO_INTERHAND, HandModel, rotation_6d_to_matrix
 from dne_lib.rasterize import rasterize
+from dne_lib.synthetic import synthesize
 
 WIDTH, HEIGHT = 512, 334
 KINDS = ("right", "left", "interacting", "interacting")  # one frame each, seen by two cameras

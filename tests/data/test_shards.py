@@ -17,9 +17,9 @@ from dne_lib.data import index as index_module
 from dne_lib.data import shards as module
 from dne_lib.data.interhand import InterHand
 from dne_lib.data.shards import export
-from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError
 from dne_lib.mano import INTERHAND_TO_JOINTS
+from dne_lib.synthetic.synthesize import synthesize
 from dne_lib.train import train
 from tests.data.test_index import plain_reading
 from tests.data.test_interhand import dataset, write_tree

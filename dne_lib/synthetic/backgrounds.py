@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dne_lib.data.render import HEIGHT, WIDTH, sample_background
+from dne_lib.synthetic.render import HEIGHT, WIDTH, sample_background
 
 # Display values. Walls and paper; wood, leather and skin; paint, cloth and print.
 PALE = np.array([[0.93, 0.92, 0.9], [0.85, 0.83, 0.78], [0.78, 0.8, 0.82], [0.88, 0.84, 0.74]])

@@ -31,13 +31,13 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from dne_lib.config import HANDS
-from dne_lib.data import poses, variation
-from dne_lib.data.props import sample_props, see
-from dne_lib.data.render import HEIGHT, WIDTH, Camera, Skin, render, sample_skin, unit
-from dne_lib.data.variation import render_varied
 from dne_lib.files import InputError, claim_folder, read_json, write_bytes, write_json
 from dne_lib.mano import ASSETS, JOINTS_TO_INTERHAND, HandModel
 from dne_lib.rasterize import vertex_normals
+from dne_lib.synthetic import poses, variation
+from dne_lib.synthetic.props import sample_props, see
+from dne_lib.synthetic.render import HEIGHT, WIDTH, Camera, Skin, render, sample_skin, unit
+from dne_lib.synthetic.variation import render_varied
 
 VERSION = 2  # of the pictures: raise it when the same recipe draws something else
 SPLITS = {"train": 0, "val": 1, "test": 2}  # the number enters the seed

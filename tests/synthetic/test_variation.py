@@ -8,14 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dne_lib.data import synthesize as module
-from dne_lib.data import variation
 from dne_lib.data.index import read_index
-from dne_lib.data.props import HIDDEN
-from dne_lib.data.render import GAMMA, Camera, Cuff, Layer, Light, sample_skin
 from dne_lib.data.subsets import release
-from dne_lib.data.synthesize import synthesize
-from dne_lib.data.variation import (
+from dne_lib.files import InputError, read_json
+from dne_lib.mano import HandModel
+from dne_lib.synthetic import synthesize as module
+from dne_lib.synthetic import variation
+from dne_lib.synthetic.props import HIDDEN
+from dne_lib.synthetic.render import GAMMA, Camera, Cuff, Layer, Light, sample_skin
+from dne_lib.synthetic.synthesize import synthesize
+from dne_lib.synthetic.variation import (
     blur,
     cast_shadow,
     colour_cast,
@@ -27,10 +29,8 @@ from dne_lib.data.variation import (
     render_varied,
     sample_quality,
 )
-from dne_lib.files import InputError, read_json
-from dne_lib.mano import HandModel
-from tests.data.test_render import CAMERA, silhouette
-from tests.data.test_synthesize import files
+from tests.synthetic.test_render import CAMERA, silhouette
+from tests.synthetic.test_synthesize import files
 
 COUNT = 18  # more than one chunk
 

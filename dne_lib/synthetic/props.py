@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
-from dne_lib.data.backgrounds import PALE, WOOD, tint
-from dne_lib.data.render import (
+from dne_lib.rasterize import vertex_normals
+from dne_lib.synthetic.backgrounds import PALE, WOOD, tint
+from dne_lib.synthetic.render import (
     GAMMA,
     HEIGHT,
     WIDTH,
@@ -25,7 +26,6 @@ from dne_lib.data.render import (
     cast,
     unit,
 )
-from dne_lib.rasterize import vertex_normals
 
 HIDDEN = 0.4  # part of a hand's picture that arms and things may hide
 COARSE = 6  # pixels between the rays that find out

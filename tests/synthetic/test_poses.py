@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from dne_lib.data import poses
 from dne_lib.files import InputError
+from dne_lib.synthetic import poses
 from tests.test_assets import LEFT, RIGHT, TIPS, joints_21, skin
 
 HAND = poses.anatomy(joints_21(RIGHT))

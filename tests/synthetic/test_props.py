@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from dne_lib.data.props import (
+from dne_lib.mano import HandModel
+from dne_lib.rasterize import vertex_normals
+from dne_lib.synthetic.props import (
     ARM,
     HIDDEN,
     Prop,
@@ -28,11 +30,9 @@ from dne_lib.data.props import (
     sleeve,
     surface,
 )
-from dne_lib.data.render import Light, anatomy, build_mesh, cast, sample_skin, unit, visibility
-from dne_lib.mano import HandModel
-from dne_lib.rasterize import vertex_normals
-from tests.data.test_render import CAMERA, UPRIGHT
-from tests.data.test_synthesize import depth_inside
+from dne_lib.synthetic.render import Light, anatomy, build_mesh, cast, sample_skin, unit, visibility
+from tests.synthetic.test_render import CAMERA, UPRIGHT
+from tests.synthetic.test_synthesize import depth_inside
 
 SKIN = sample_skin(np.random.default_rng(0), 0.5)
 BOARD = Shape(np.zeros(3), np.eye(3), np.array([0.2, 0.2, 0.004]), (0.1, 0.1))

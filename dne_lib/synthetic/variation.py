@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from dne_lib.data.backgrounds import sample_scene
-from dne_lib.data.props import Prop, leave_visible, pass_before
-from dne_lib.data.render import (
+from dne_lib.synthetic.backgrounds import sample_scene
+from dne_lib.synthetic.props import Prop, leave_visible, pass_before
+from dne_lib.synthetic.render import (
     GAMMA,
     HEIGHT,
     WIDTH,

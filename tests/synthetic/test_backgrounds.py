@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dne_lib.data import backgrounds as module
-from dne_lib.data.backgrounds import (
+from dne_lib.synthetic import backgrounds as module
+from dne_lib.synthetic.backgrounds import (
     GREEN,
     PALE,
     clouds,

@@ -12,11 +12,11 @@ from scipy.spatial import KDTree
 from smplx.utils import Struct
 
 from dne_lib import mano
-from dne_lib.data import synthesize as module
-from dne_lib.data.render import anatomy
-from dne_lib.data.synthesize import synthesize
 from dne_lib.files import InputError, read_json
-from tests.data.test_poses import mesh_penetration
+from dne_lib.synthetic import synthesize as module
+from dne_lib.synthetic.render import anatomy
+from dne_lib.synthetic.synthesize import synthesize
+from tests.synthetic.test_poses import mesh_penetration
 
 SIDES = ("right", "left")
 COUNT = 22  # more than one chunk, and not a whole number of them

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dne_lib.data import render as module
-from dne_lib.data.render import (
+from dne_lib.mano import HandModel
+from dne_lib.synthetic import render as module
+from dne_lib.synthetic.render import (
     Camera,
     Light,
     anatomy,
@@ -21,7 +22,6 @@ from dne_lib.data.render import (
     sample_skin,
     visibility,
 )
-from dne_lib.mano import HandModel
 
 CAMERA = Camera(np.array([1000.0, 1010.0]), np.array([250.0, 170.0]))
 # Fingers up in the image, backs to the camera: x left to up, y (back) to the camera.
