@@ -36,7 +36,7 @@ SIZE = 256  # pixels of a picture
 # Right, left; far from skin, and from each other.
 MESH_COLOURS = np.array([[0.9, 0.15, 0.4], [0.15, 0.35, 0.95]], np.float32)
 JOINT_COLOURS = ((255, 235, 0), (0, 255, 140))
-PARTS = {"5": 44, "30": 198}  # of the tar file that holds v1.0's images, by frames a second
+TAR_PARTS = {"5": 44, "30": 198}  # of the tar file that holds v1.0's images, by frames a second
 MOST = 8  # names in a line
 
 
@@ -147,7 +147,7 @@ def describe_parts(root: Path) -> Iterator[str]:
     which of them nobody publishes, but all parts are needed.
     """
     folders = (root, root.resolve().parent)
-    for folder, (rate, count) in product(folders, PARTS.items()):
+    for folder, (rate, count) in product(folders, TAR_PARTS.items()):
         parts = folder.glob(f"InterHand2.6M.images.{rate}.fps.v1.0.tar.part??")
         sizes = {path.suffix[1:]: path.stat().st_size for path in parts}
         if not sizes:

@@ -21,9 +21,9 @@ from dne_lib.synthetic.render import (
     Skin,
     Solid,
     albedo_and_gloss,
-    anatomy,
     build_mesh,
     cast,
+    rest_hand,
     unit,
 )
 
@@ -92,7 +92,7 @@ def bend_arm(hand: Float[np.ndarray, "778 3"], spread: float, rng: np.random.Gen
     Args:
         spread: standard deviation of the wrist's angle, radians, up and down; a third sideways.
     """
-    body = anatomy()
+    body = rest_hand()
     rim = hand[body.rim]
     start = rim.mean(0)
     out = unit(start - hand[_heel()].mean(0))
@@ -124,14 +124,14 @@ def bend_arm(hand: Float[np.ndarray, "778 3"], spread: float, rng: np.random.Gen
 
 def _heel() -> Int[np.ndarray, "vertex"]:
     """Vertices of the hand some 25 mm before the wrist's edge, all around."""
-    body = anatomy()
+    body = rest_hand()
     x = body.position[:778, 0]
     return np.flatnonzero((body.part[:778] == 0) & (x > 0.06) & (x < 0.074))
 
 
 def bare(arm: Arm, hand: Float[np.ndarray, "778 3"], side: int, skin: Skin) -> Solid:
     """The skin of a forearm: at the wrist it has the hand's own place, colour and normals."""
-    body = anatomy()
+    body = rest_hand()
     along, rings = arm.along[1:], arm.rings[1:]
     vertices, faces = loft(rings)
     fade = np.exp(-along / 0.05)[:, None]
@@ -256,7 +256,7 @@ def palm(
     hand: Float[np.ndarray, "778 3"], side: int
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """Middle of the palm, the way it looks, and the way across it to the thumb's side."""
-    body = anatomy()
+    body = rest_hand()
     own = body.faces[:1538, ::-1] if side else body.faces[:1538]
     weights = body.masks[:778, 0] * (body.part[:778] == 0)
     centre = weights @ hand / weights.sum()
@@ -293,7 +293,7 @@ def skin_points(
     hands: Float[np.ndarray, "hand 778 3"],
 ) -> Float[np.ndarray, "hand 2316 3"]:
     """Vertices and middles of faces."""
-    faces = anatomy().faces[:1538]
+    faces = rest_hand().faces[:1538]
     return np.concatenate([hands, hands[:, faces].mean(2)], 1)
 
 
@@ -304,7 +304,7 @@ def sample_arm(
     rng: np.random.Generator,
 ) -> Arm | None:
     """A forearm that passes by fingers and by `others`; None where there is no way."""
-    fingers = hands[i][anatomy().part[:778] > 0]
+    fingers = hands[i][rest_hand().part[:778] > 0]
     points = np.concatenate([fingers, others])
     for attempt in range(10):
         arm = bend_arm(hands[i], 0.3 + 0.08 * attempt, rng)
@@ -392,7 +392,7 @@ def leave_visible(
     pixels = np.stack([columns, rows], -1).reshape(-1, 2)
     mesh = build_mesh(hands, sides, np.zeros(778))
     face, _, depth = cast(mesh, pixels, camera)
-    owner = np.where(face >= 0, face // len(anatomy().faces), -1)
+    owner = np.where(face >= 0, face // len(rest_hand().faces), -1)
     hidden, kept = np.zeros(len(pixels), bool), []
     for prop in props:
         if min(solid.vertices[:, 2].min() for solid in prop.solids) < NEAR:

@@ -81,7 +81,7 @@ class Nail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class RestHand:
     """Facts of the rest pose of the right hand; the left hand mirrors it, vertex for vertex."""
 
     faces: Int[np.ndarray, "face 3"]  # 1538 of the hand, then the fan that caps the wrist
@@ -97,7 +97,7 @@ class Anatomy:
 
 
 @cache
-def anatomy() -> Anatomy:
+def rest_hand() -> RestHand:
     """Read the built-in right hand and derive where its skin differs."""
     with np.load(ASSETS / "hand_right.npz") as file:
         rest = np.asarray(file["v_template"], float)
@@ -133,7 +133,7 @@ def anatomy() -> Anatomy:
         adjacency[hand_faces[:, i], hand_faces[:, (i + 1) % 3]] = 1
         adjacency[hand_faces[:, (i + 1) % 3], hand_faces[:, i]] = 1
     smooth = np.linalg.matrix_power(adjacency / adjacency.sum(1, keepdims=True), 5)
-    return Anatomy(
+    return RestHand(
         faces=np.concatenate([hand_faces, np.array(fan, np.int32)]),
         rim=np.array(rim),
         position=position.astype(np.float32),
@@ -200,7 +200,7 @@ def sample_skin(
     base = display**GAMMA
     palm = base * (1 - 0.45 * tone) + 0.45 * tone * SKIN_TONES[2] ** GAMMA
     nail = np.clip(0.75 * base * [1.12, 0.92, 0.92] + 0.25 * np.array([0.8, 0.5, 0.45]), 0, 1)
-    mottle = anatomy().smooth @ rng.standard_normal(778)
+    mottle = rest_hand().smooth @ rng.standard_normal(778)
     return Skin(
         base=base.astype(np.float32),
         palm=palm.astype(np.float32),
@@ -308,7 +308,7 @@ def build_mesh(
     solids: Sequence[Solid] = (),
 ) -> Mesh:
     """Cap the wrists and hand all to Embree."""
-    body = anatomy()
+    body = rest_hand()
     vertices, faces, normals = [], [], []
     for i, (hand, side) in enumerate(zip(hands, sides, strict=True)):
         hand = np.asarray(hand, float)
@@ -392,7 +392,7 @@ def albedo_and_gloss(
     skin: Skin,
 ) -> tuple[Float[np.ndarray, "sample 3"], Float[np.ndarray, "sample"]]:
     """Colour of the skin, its creases and the nails at points of the rest pose."""
-    body = anatomy()
+    body = rest_hand()
     palm, back, red = masks.T
     inside = np.clip(1.6 * palm, 0, 1)[:, None]
     colour = skin.base + inside * (skin.palm - skin.base)
@@ -471,7 +471,7 @@ def shade(
     colour, gloss = albedo_and_gloss(rest, masks, mottle, part, grain[:, 0], skin)
     cloth = cap & (cuff.width > 0)
     if cuff.width:
-        cloth |= (rest[:, 0] > anatomy().position[778, 0] - cuff.width) & (part == 0)
+        cloth |= (rest[:, 0] > rest_hand().position[778, 0] - cuff.width) & (part == 0)
         colour[cloth] = cuff.colour
         colour[cap] *= 0.35  # the inside of a sleeve
     gloss[cloth | cap] = 0.05

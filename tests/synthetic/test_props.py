@@ -30,7 +30,15 @@ from dne_lib.synthetic.props import (
     sleeve,
     surface,
 )
-from dne_lib.synthetic.render import Light, anatomy, build_mesh, cast, sample_skin, unit, visibility
+from dne_lib.synthetic.render import (
+    Light,
+    build_mesh,
+    cast,
+    rest_hand,
+    sample_skin,
+    unit,
+    visibility,
+)
 from tests.synthetic.test_render import CAMERA, UPRIGHT
 from tests.synthetic.test_synthesize import depth_inside
 
@@ -65,7 +73,7 @@ def assert_closed(solid):
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_an_arm_continues_its_hand(hands, side):
-    body = anatomy()
+    body = rest_hand()
     arm = bend_arm(hands[side], 0.3, np.random.default_rng(side))
     rim = hands[side][body.rim]
     np.testing.assert_allclose(arm.rings[1], rim, atol=1e-9)
@@ -121,7 +129,7 @@ def test_no_arm_goes_through_another_hand(hands):
     assert kept
     # A plate across the wrist leaves no way.
     grid = np.stack(np.meshgrid(*[np.linspace(-0.3, 0.3, 61)] * 2), -1).reshape(-1, 2)
-    below = hands[0][anatomy().rim].mean(0)[1] + 0.08
+    below = hands[0][rest_hand().rim].mean(0)[1] + 0.08
     plate = np.insert(grid, 1, below, axis=1) + [0, 0, 0.9]
     assert sample_arm(hands, 0, plate, np.random.default_rng(0)) is None
 
@@ -229,7 +237,7 @@ def test_hiding_adds_up(hands):
 
 def test_things_throw_shadows_on_hands(hands):
     light = Light(np.array([0, 0, -1.0], np.float32), np.ones(3), 0.05)
-    points = hands[0][anatomy().part[:778] == 0][:50] - [0, 0, 0.03]
+    points = hands[0][rest_hand().part[:778] == 0][:50] - [0, 0, 0.03]
     normals = np.tile([[0, 0, -1.0]], (len(points), 1))
     lit = visibility(build_mesh(hands, (0, 1), np.zeros(778)).scene, points, normals, light, 0.0)
     solids = board_at(-0.07, 0, 0.7).solids

@@ -12,11 +12,11 @@ from dne_lib.synthetic import render as module
 from dne_lib.synthetic.render import (
     Camera,
     Light,
-    anatomy,
     build_mesh,
     cast,
     depth_edges,
     render,
+    rest_hand,
     sample_background,
     sample_lights,
     sample_skin,
@@ -50,7 +50,7 @@ def silhouette(vertices, faces, camera=CAMERA):
 
 
 def test_the_capped_hand_is_closed():
-    body = anatomy()
+    body = rest_hand()
     assert len(body.rim) == 16
     edges = collections.Counter(
         (int(face[i]), int(face[(i + 1) % 3])) for face in body.faces for i in range(3)
@@ -63,7 +63,7 @@ def test_the_capped_hand_is_closed():
 
 
 def test_nails_lie_on_the_backs_of_the_fingertips():
-    body = anatomy()
+    body = rest_hand()
     assert [nail.joint for nail in body.nails] == [15, 3, 6, 12, 9]
     for nail in body.nails:
         assert np.linalg.norm(body.position - nail.centre, axis=1).min() < 0.006
@@ -77,7 +77,7 @@ def test_picture_covers_the_projected_mesh(hands):
     picture = render(hands, (0, 1), CAMERA, sample_skin(np.random.default_rng(0)),
                      np.random.default_rng(1))  # fmt: skip
     assert picture.image.shape == (334, 512, 3)
-    faces = anatomy().faces[:1538]
+    faces = rest_hand().faces[:1538]
     expected = np.maximum(*(silhouette(hand, faces) for hand in hands))
     both, either = (
         (picture.coverage > 0.5) & (expected > 0.5),
@@ -113,7 +113,7 @@ def test_hands_outside_the_picture(hands, shift):
     moved = hands[:1] + np.array([shift, 0, 0])
     picture = render(moved, (0,), CAMERA, sample_skin(np.random.default_rng(0)),
                      np.random.default_rng(1))  # fmt: skip
-    full = silhouette(moved[0], anatomy().faces[:1538]).sum()
+    full = silhouette(moved[0], rest_hand().faces[:1538]).sum()
     np.testing.assert_allclose(picture.coverage.sum(), full, rtol=0.02, atol=0)
 
 
@@ -123,7 +123,7 @@ def test_the_nearer_hand_hides_the_other(hands):
         mesh = build_mesh(order, (0, 1), np.zeros(778))
         face, barycentric, depth = cast(mesh, np.array([[250.0, 170.0], [10.0, 10.0]]), CAMERA)
         assert face[1] == -1
-        assert (face[0] >= len(anatomy().faces)) == (order[1, 0, 2] < order[0, 0, 2])
+        assert (face[0] >= len(rest_hand().faces)) == (order[1, 0, 2] < order[0, 0, 2])
         point = barycentric[0] @ mesh.vertices[mesh.faces[face[0]]]
         np.testing.assert_allclose(point[:2] / point[2] * 1000, [0, 0], atol=0.1)
         np.testing.assert_allclose(point[2], depth[0], atol=1e-5)

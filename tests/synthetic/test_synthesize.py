@@ -14,7 +14,7 @@ from smplx.utils import Struct
 from dne_lib import mano
 from dne_lib.files import InputError, read_json
 from dne_lib.synthetic import synthesize as module
-from dne_lib.synthetic.render import anatomy
+from dne_lib.synthetic.render import rest_hand
 from dne_lib.synthetic.synthesize import synthesize
 from tests.synthetic.test_poses import mesh_penetration
 
@@ -195,7 +195,7 @@ def test_projected_labels_lie_on_the_hands(tree, labels, layers):
 
 
 def capped(vertices, side):
-    body = anatomy()
+    body = rest_hand()
     closed = np.concatenate([vertices, vertices[body.rim].mean(0, keepdims=True)])
     return closed, body.faces[:, ::-1] if side else body.faces
 
@@ -221,7 +221,7 @@ def depth_inside(points, vertices, faces):
 
 
 def test_the_oracle_sees_penetration():
-    body = anatomy()
+    body = rest_hand()
     closed, faces = capped(body.position[:778].astype(float), 0)
     inside = body.joints[[1, 4]].astype(float)
     assert depth_inside(inside, closed, faces) > 0.005
