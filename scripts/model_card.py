@@ -17,10 +17,10 @@ from dne_lib.weights import SHIPPED
 ROOT = Path(__file__).parents[1]
 CARD = SHIPPED["shipped"].parent / "MODEL_CARD.md"
 KINDS = ("SH", "IH", "All")
-BESIDE = ("coarse15",)  # what full11 is held against, and no part of it
 JOINED = """full5 to full8 trained the modules, and all else with them, from coarse10 on. Then these
 modules were put on coarse13 (`scripts/join_weights.py`), and full10 went on with both; and again,
-those of full10 on coarse14, with which full11 went on."""
+those of full10 on coarse14, with which full11 went on. The weights are the mean of three
+(`scripts/average_weights.py`): full10, full11, and coarse15 with the modules of full11."""
 
 
 def leg_row(leg: dict[str, Any]) -> list[str]:
@@ -96,7 +96,6 @@ def card(results: Path) -> str:
     coarse, longer, full, varied = records = [
         read_json(results / name / "record.json") for name in names
     ]
-    longer["legs"] = [leg for leg in longer["legs"] if leg["name"] not in BESIDE]
     steps = [sum(leg["image_steps"] for leg in each["legs"]) for each in records]
     studio, photographs = (read_json(results / name / "metrics.json") for name in names[2:])
     return f"""# The weights in this folder
@@ -136,7 +135,8 @@ and logs of all runs are in `results/tiny_coarse`, `results/tiny_coarse_longer` 
 ## As in photographs
 
 From the full network as it was after full8, {steps[3]:,} image-steps more, on varied images. The
-modules are those of varied-full, put on varied-coarse3 as they were (`scripts/join_weights.py`).
+modules of varied-full were put on varied-coarse4 (`scripts/join_weights.py`), and varied-full2 went
+on with both; the weights are the mean of before and after it (`scripts/average_weights.py`).
 Device: {varied["device"]}. Code: commit {varied["commit"]}; configurations and logs are in
 `results/tiny_varied`.
 

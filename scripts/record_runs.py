@@ -94,7 +94,10 @@ def training_parser(description: str | None, **name: Any) -> argparse.ArgumentPa
 
 
 if __name__ == "__main__":
-    options = training_parser(__doc__, help="folder in results/").parse_args()
+    parser = training_parser(__doc__, help="folder in results/")
+    parser.add_argument("--evaluation", type=Path, help="folder; default: that of the last run")
+    options = parser.parse_args()
     target = ROOT / "results" / options.name
-    record(options.runs, target, options.device, options.commit, options.thin)
+    given = (options.device, options.commit, options.thin, options.evaluation)
+    record(options.runs, target, *given)
     print(target)

@@ -11,6 +11,7 @@ from dne_lib.files import InputError
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.noise import Calibration
 from dne_lib.weights import find_weights, load_network, load_weights, read_weights, save_network
+from scripts.average_weights import average
 from scripts.join_weights import join
 
 MODEL = ModelConfig(
@@ -128,3 +129,29 @@ def test_the_networks_in_the_package_are_ready_for_use(varied):
     with torch.no_grad():
         output = network(torch.rand(1, 3, size, size), torch.ones(1, 2, dtype=torch.bool))
     assert len(output.stages) == network.config.modules + 1
+
+
+def test_the_mean_of_networks_is_taken_weight_by_weight(tmp_path):
+    files, networks = [tmp_path / f"{seed}.safetensors" for seed in range(3)], []
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        networks.append(DualNoiseNetwork(MODEL))
+        networks[-1].encoder.stem[1].running_mean += seed  # a buffer
+        save_network(networks[-1], Config(model=MODEL), file)
+    average([str(file) for file in files], tmp_path / "mean.safetensors")
+    state = load_network(tmp_path / "mean.safetensors")[0].state_dict()
+    states = [network.state_dict() for network in networks]
+    for name, value in state.items():
+        if value.is_floating_point():
+            mean = torch.stack([each[name] for each in states]).mean(dim=0)
+            torch.testing.assert_close(value, mean)
+    torch.testing.assert_close(state["encoder.stem.1.running_mean"], torch.ones(64))
+
+
+def test_networks_that_differ_have_no_mean(tmp_path):
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for file, ridge in zip(files, (0.1, 0.2), strict=True):
+        model = dataclasses.replace(MODEL, ridge=ridge)
+        save_network(DualNoiseNetwork(model), Config(model=model), file)
+    with pytest.raises(InputError, match=r"not alike: model\.ridge differ"):
+        average([str(file) for file in files], tmp_path / "mean.safetensors")
