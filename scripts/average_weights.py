@@ -10,12 +10,14 @@ too. NETWORK is a run folder, a .safetensors file or a name of shipped weights.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-import torch
+from torch.optim.swa_utils import AveragedModel
 
 from dne_lib.config import config_to_dict, differences
 from dne_lib.files import InputError
+from dne_lib.model import DualNoiseNetwork
 from dne_lib.weights import load_network, save_network
 
 
@@ -26,22 +28,19 @@ def average(names: list[str], output: Path) -> None:
         InputError: weights that cannot be read, or are of networks that differ.
     """
     network, config = load_network(names[0])
-    sums = {name: value.double() for name, value in network.state_dict().items()}
-    model = {"model": config_to_dict(config)["model"]}
+    mean = AveragedModel(network, use_buffers=True)
+    mean.update_parameters(network)
     for other in names[1:]:
-        added, theirs = load_network(other)
-        asked = {"model": config_to_dict(theirs)["model"]}
-        if differ := differences(model, asked, ["model.pretrained"]):
+        network, theirs = load_network(other)
+        theirs = dataclasses.replace(config, model=theirs.model)
+        differ = differences(config_to_dict(config), config_to_dict(theirs), ["model.pretrained"])
+        if differ:
             raise InputError(f"{names[0]} and {other} are not alike: {', '.join(differ)} differ")
-        for name, value in added.state_dict().items():
-            sums[name] += value
-    mean = {
-        name: (sums[name] / len(names)).to(value.dtype)
-        for name, value in network.state_dict().items()
-    }
-    network.load_state_dict(mean)
-    network.calibration = {}
-    save_network(network, config, output)
+        mean.update_parameters(network)
+    averaged = mean.module
+    assert isinstance(averaged, DualNoiseNetwork)
+    averaged.calibration = {}
+    save_network(averaged, config, output)
 
 
 if __name__ == "__main__":
@@ -49,6 +48,5 @@ if __name__ == "__main__":
     parser.add_argument("networks", nargs="+", metavar="network")
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    with torch.inference_mode():
-        average(options.networks, options.output)
+    average(options.networks, options.output)
     print(options.output)

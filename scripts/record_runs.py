@@ -5,7 +5,9 @@
 The runs are the legs of one training, in order; of those that results/NAME holds already the name
 is enough. results/NAME gets, for each leg, its configuration
 and every n-th line of its log; metrics.json and the pictures of the last one's evaluation; and
-record.json with the images, steps and seeds of the legs.
+record.json with the images, steps and seeds of the legs. Where --made names weights that no run has
+trained as they are (by join_weights.py or average_weights.py) and the folder of their evaluation,
+it gets that evaluation, and the weights.
 """
 
 import argparse
@@ -14,8 +16,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from dne_lib.config import DataConfig
 from dne_lib.data.index import read_index
 from dne_lib.files import read_json, write_bytes, write_json
+from dne_lib.weights import load_network, save_network
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,6 +86,16 @@ def record(
         shutil.copy(evaluation / name, folder / name)
 
 
+def put(weights: Path, target: Path) -> None:
+    """Copy weights, at half precision and without the folders of another machine."""
+    network, config = load_network(weights)
+    if network.refiners and not network.calibration:
+        raise SystemExit(f"{weights} is not calibrated: dne calibrate {weights} --data TREE")
+    config.data.root = DataConfig().root
+    config.train.initial = None
+    save_network(network, config, target, half=True)
+
+
 def training_parser(description: str | None, **name: Any) -> argparse.ArgumentParser:
     """Of what `record` asks for, and a name."""
     parser = argparse.ArgumentParser(description=description)
@@ -89,15 +103,16 @@ def training_parser(description: str | None, **name: Any) -> argparse.ArgumentPa
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--device", required=True, help="what it was trained on")
     parser.add_argument("--commit", help="of the code of the last leg; default: this checkout's")
+    parser.add_argument("--made", type=Path, nargs=2, metavar=("WEIGHTS", "EVALUATION"))
     parser.add_argument("--thin", type=int, default=5, help="keep every n-th line of the logs")
     return parser
 
 
 if __name__ == "__main__":
-    parser = training_parser(__doc__, help="folder in results/")
-    parser.add_argument("--evaluation", type=Path, help="folder; default: that of the last run")
-    options = parser.parse_args()
+    options = training_parser(__doc__, help="folder in results/").parse_args()
     target = ROOT / "results" / options.name
-    given = (options.device, options.commit, options.thin, options.evaluation)
-    record(options.runs, target, *given)
+    weights, evaluation = options.made or (None, None)
+    record(options.runs, target, options.device, options.commit, options.thin, evaluation)
+    if weights is not None:
+        put(weights, target / "model.safetensors")
     print(target)
