@@ -42,9 +42,8 @@ with suppress(SystemExit):
 
 
 def test_the_package_has_the_names_that_it_promises():
-    assert sorted(dne_lib._HOMES) == dne_lib.__all__
-    assert set(dne_lib.__all__) <= set(dir(dne_lib))
+    assert {"load_network", "synthesize"} <= set(dne_lib.__all__) <= set(dir(dne_lib))
     for name in dne_lib.__all__:
         assert getattr(dne_lib, name).__name__ == name
-    with pytest.raises(AttributeError, match="'dne_lib' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="dne_lib attribute nothing"):
         _ = dne_lib.nothing

@@ -21,7 +21,13 @@ from scripts import model_card
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "dne-lib": "dne_lib"}
+IMPORT_NAMES = {
+    "dne-lib": "dne_lib",
+    "lazy-loader": "lazy_loader",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}
 COMMANDS = ("synthesize", "train", "evaluate", "calibrate", "predict", "ablate", "check", "export")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md")), model_card.CARD]
 # Imported by accelerate when it is asked to log.
