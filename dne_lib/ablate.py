@@ -99,14 +99,15 @@ class _Job(NamedTuple):
         return kept.get(self.of)
 
 
-def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
+def ablate(path: str | Path, runs: str | Path, output: str | Path) -> dict[str, Any]:
     """Run what a plan asks for and is not there yet; write results after every variant.
 
     Seeds are the outer loop: one of each variant is there long before three are. Runs finished
     before are skipped, an interrupted one goes on, and one that another process is at is left to
-    it: the same call in several processes, one a GPU or a core, shares the work. Results of the
-    plan that the output holds are not made again where their runs are gone; those of a plan with
-    `coarse` need the runs of these, for the same ones cannot be made again.
+    it: the same call in several processes, one a GPU or a core, shares the work. Code is not
+    looked at: an estimator of your own that has changed wants a new name. Results of the plan that
+    the output holds are not made again where their runs are gone; those of a plan with `coarse`
+    need the runs of these, for the same ones cannot be made again.
 
     Args:
         path: the plan.
@@ -122,6 +123,7 @@ def ablate(path: Path, runs: Path, output: Path) -> dict[str, Any]:
         InputError: see `read_plan` and `train`; a run in the folder is of another configuration;
             the output holds results of the plan as it no longer is.
     """
+    path, runs, output = Path(path), Path(runs), Path(output)
     plan = read_plan(path)
     start = {}
     if plan.coarse:

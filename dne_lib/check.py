@@ -40,7 +40,9 @@ TAR_PARTS = {"5": 44, "30": 198}  # of the tar file that holds v1.0's images, by
 MOST = 8  # names in a line
 
 
-def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> Iterator[str]:
+def check_data(
+    root: str | Path, mano: str | Path | None, output: str | Path, seed: int = 0
+) -> Iterator[str]:
     """Say what is in a tree, split by split, and draw meshes and joints over some of its images.
 
     Args:
@@ -57,6 +59,8 @@ def check_data(root: Path, mano: Path | None, output: Path, seed: int = 0) -> It
     """
     if seed < 0:
         raise InputError(f"--seed is {seed}: give a whole number that is not negative")
+    root, output = Path(root), Path(output)
+    mano = None if mano is None else Path(mano)
     splits = [
         split
         for split in PUBLISHED

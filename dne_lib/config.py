@@ -23,7 +23,7 @@ PARTS = 33  # background, 16 right, 16 left; the paper's 34 is one more than 2 x
 Preset = Literal["tiny", "small", "paper"]
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelConfig:
     """The network."""
 
@@ -61,7 +61,7 @@ class ModelConfig:
     vertex_coordinates: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class DataConfig:
     """Where images come from and how they are changed while training."""
 
@@ -80,8 +80,13 @@ class DataConfig:
     noise: float = 0.03  # standard deviation of pixel noise, of full range
     paper_noise: bool = False  # the paper's N(0, 0.3) read literally; drowns the image
 
+    def __post_init__(self) -> None:
+        # Text does as well, in code that is not type-checked.
+        self.root = Path(self.root)
+        self.mano = None if self.mano is None else Path(self.mano)
 
-@dataclass
+
+@dataclass(slots=True)
 class LossConfig:
     """Weights of Eq. 8-11 (all open) on terms averaged over elements, in hand units and NDC."""
 
@@ -102,7 +107,7 @@ class LossConfig:
     score: float = 0.1  # ranks the R samples: the paper names a confidence but no loss for it
 
 
-@dataclass
+@dataclass(slots=True)
 class TrainConfig:
     """One stage of training."""
 
@@ -125,7 +130,7 @@ class TrainConfig:
     seed: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Config:
     """Everything a run is made of."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import parse_flag_from_env
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, default_collate
@@ -18,7 +19,7 @@ from dne_lib.camera import project
 from dne_lib.config import PARTS, Config, config_to_dict
 from dne_lib.data.interhand import InterHand
 from dne_lib.files import claim_folder, write_json
-from dne_lib.losses import parts_known
+from dne_lib.losses import Batch, parts_known
 from dne_lib.metrics import (
     GROUPS,
     MILLIMETRES,
@@ -46,11 +47,12 @@ from dne_lib.plots import (
 )
 
 logger = logging.getLogger(__name__)
-Sample = dict[str, Tensor]
 
 
 def default_device() -> torch.device:
-    """The accelerator of this machine, or its CPU."""
+    """The accelerator of this machine, or its CPU (which `ACCELERATE_USE_CPU` asks for)."""
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return torch.device("cpu")
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -61,7 +63,7 @@ def stage_names(count: int) -> list[str]:
 
 def evaluate(
     network: nn.Module,
-    batches: Iterable[Sample],
+    batches: Iterable[Batch],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Errors of every stage over a set of images, without noise and without autocast.
@@ -130,7 +132,7 @@ def evaluate(
 
 
 def _score_stage(
-    scores: Scores, breakdowns: dict[str, Breakdown], name: str, stage: Any, batch: Sample
+    scores: Scores, breakdowns: dict[str, Breakdown], name: str, stage: Any, batch: Batch
 ) -> None:
     """Add one stage's errors on one batch."""
 
@@ -251,7 +253,7 @@ def protocol_summary(results: dict[str, Any], markdown: bool = False) -> str:
     return format_table(["All hands, mm", *PROTOCOLS], rows, markdown)
 
 
-def spread(count: int, limit: int | None) -> list[int]:
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """At most `limit` indices, evenly spaced: neighbours in the data look alike."""
     if limit is None or limit >= count:
         return list(range(count))
@@ -259,12 +261,12 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 
 def batches(dataset: InterHand, config: Config, limit: int | None = None) -> DataLoader:
-    """Batches of a data set in order, loaded as while training.
+    """Batches of a data set in order.
 
     Args:
         limit: number of images, evenly spaced; None: all.
     """
-    chosen = Subset(dataset, spread(len(dataset), limit))
+    chosen = Subset(dataset, evenly_spaced(len(dataset), limit))
     workers = min(config.train.workers, os.cpu_count() or 1) if len(chosen) > 64 else 0
     return DataLoader(chosen, batch_size=32, num_workers=workers)
 
@@ -272,7 +274,7 @@ def batches(dataset: InterHand, config: Config, limit: int | None = None) -> Dat
 def report(
     network: DualNoiseNetwork,
     config: Config,
-    output: Path,
+    output: str | Path,
     split: str = "test",
     limit: int | None = None,
     pictures: int = 8,
@@ -290,17 +292,18 @@ def report(
     Raises:
         InputError: the data cannot be read, or the output not written, or it is of other images.
     """
+    output = Path(output)
     dataset = InterHand(config.data.root, split, config.model, config.data, augment=False)
     dataset.require_fit()
     images = dataset.record()
-    hand = config.data.mano.resolve().name if config.data.mano else "the built-in hand"
+    hand = Path(config.data.mano).resolve().name if config.data.mano else "the built-in hand"
     claim_folder(output, "evaluation", of=f"{split}, labels {images['labels'][:12]}, {hand}")
     results = evaluate(network, batches(dataset, config, limit), dataset.groups())
     origin = {"network": name, "data": str(config.data.root), "split": split, "limit": limit}
     record = {**origin, "images_of": images, **results}
     write_json(output / "metrics.json", {**record, "config": config_to_dict(config)})
-    indices = spread(len(dataset), limit)
-    shown = [indices[i] for i in spread(len(indices), pictures)]
+    indices = evenly_spaced(len(dataset), limit)
+    shown = [indices[i] for i in evenly_spaced(len(indices), pictures)]
     batch = default_collate([dataset[i] for i in shown])
     grid, maps = pictures_of(network, batch)
     save_figure(grid, output / "grid.png")
@@ -309,7 +312,7 @@ def report(
     return results
 
 
-def pictures_of(network: DualNoiseNetwork, batch: Sample) -> tuple[Figure, Figure]:
+def pictures_of(network: DualNoiseNetwork, batch: Batch) -> tuple[Figure, Figure]:
     """Two sheets for a batch of samples.
 
     Returns:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lib.config import HANDS
+from dne_lib.config import HANDS, JOINTS, VERTICES
 from dne_lib.mano_files import FIELDS, PARENTS, left_is_unmirrored, read_hand
 
 # smplx annotates with a tensor type of its own, which no tensor has.
@@ -117,7 +117,7 @@ class HandModel(nn.Module):
         both = {name: np.stack([right[name], left[name]]) for name in FIELDS}
         self.faces = both["f"].astype(np.int64)
         self.part = right["weights"].argmax(1)
-        self.parents = torch.tensor(PARENTS)  # no buffer: lbs reads it on the CPU
+        self.parents = np.array(PARENTS)  # no tensor: lbs reads numbers, which export must know
         posedirs = rearrange(both["posedirs"], "hand vertex xyz pose -> hand pose (vertex xyz)")
         for name, values in {
             "template": both["v_template"],
@@ -177,6 +177,9 @@ class HandModel(nn.Module):
     ) -> Hands:
         """As `forward`, for right hands only (side 0) or left hands only (side 1)."""
         batch = betas.shape[:-1]
+        if not betas.numel():  # lbs cannot
+            points = self.template.new_zeros(*batch, VERTICES + JOINTS, 3)
+            return Hands(*points.split([VERTICES, JOINTS], dim=-2))
         with torch.autocast(betas.device.type, enabled=False):
             vertices, joints = lbs(
                 betas.reshape(-1, 10).to(self.template.dtype),

@@ -261,7 +261,7 @@ def npz_bytes(arrays: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def check_mano(folder: Path) -> Iterator[str]:
+def check_mano(folder: str | Path) -> Iterator[str]:
     """Convert MANO's pickles to `.npz` where that was not done, and say what is in the folder.
 
     Yields:
@@ -272,7 +272,7 @@ def check_mano(folder: Path) -> Iterator[str]:
     """
     hands = []
     for side in HANDS:
-        path = find_hand(folder, side)
+        path = find_hand(Path(folder), side)
         stored = read_arrays(path)
         hand = validated(stored, path)
         hands.append(hand)

@@ -116,13 +116,14 @@ class Plan:
         return config
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | Path) -> Plan:
     """Read a plan and check all of it, so that no mistake shows up hours later.
 
     Raises:
         InputError: it is no YAML, has unknown or missing keys, sets fields that do not exist or to
             values they cannot have, or names a variant that it does not define.
     """
+    path = Path(path)
     values = _parsed(path)
     try:
         if isinstance(values, dict) and "base" in values:
@@ -224,7 +225,10 @@ def override(config: Config, values: dict[str, Any]) -> Config:
     Raises:
         InputError: there is no such field, or the value is not of its kind.
     """
-    parts = {part: dataclasses.replace(value) for part, value in vars(config).items()}
+    parts = {
+        each.name: dataclasses.replace(getattr(config, each.name))
+        for each in dataclasses.fields(config)
+    }
     for name, value in values.items():
         part, _, key = str(name).partition(".")
         hints = get_type_hints(type(parts[part])) if part in parts else {}

@@ -203,7 +203,9 @@ def contact_sheet(
     return figure
 
 
-def training_curves(log: Path, smoothing: int = 20, names: Sequence[str] | None = None) -> Figure:
+def training_curves(
+    log: str | Path, smoothing: int = 20, names: Sequence[str] | None = None
+) -> Figure:
     """The numbers in a run's `log.jsonl` against the step; a decade and more on a log axis.
 
     Args:
@@ -213,7 +215,9 @@ def training_curves(log: Path, smoothing: int = 20, names: Sequence[str] | None 
         InputError: the log is missing, empty, or not JSON lines.
     """
     try:
-        entries = [orjson.loads(line) for line in log.read_bytes().splitlines() if line.strip()]
+        entries = [
+            orjson.loads(line) for line in Path(log).read_bytes().splitlines() if line.strip()
+        ]
     except (OSError, orjson.JSONDecodeError) as error:
         raise InputError(f"{log} cannot be read as a training log ({error}): train again") from None
     series: dict[str, tuple[list[float], list[float]]] = {}
@@ -252,10 +256,10 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG.
 
     Raises:
         InputError: the file cannot be written.
     """
-    write_bytes(path, png(figure))
+    write_bytes(Path(path), png(figure))

@@ -65,12 +65,15 @@ class Prediction:
     image: UInt8[np.ndarray, "height width 3"]
     crop: Float[np.ndarray, "2 3"]  # pixels of the image to pixels of the network's input
     present: Bool[np.ndarray, "hand"]
-    vertices: Float[np.ndarray, "hand 778 3"]  # metres, camera frame, relative to the wrist
+    # Metres, camera frame, from the coarse mesh's wrist: that of the refined one (the first joint)
+    # may be a millimetre away.
+    vertices: Float[np.ndarray, "hand 778 3"]
     joints: Float[np.ndarray, "hand 21 3"]  # likewise
     camera: Float[np.ndarray, "hand 2 2"]  # in the crop: hand units to NDC
     points: Float[np.ndarray, "hand 778 2"]  # vertices in pixels of the image
     joint_points: Float[np.ndarray, "hand 21 2"]  # joints likewise
     parts: Int[np.ndarray, "S S"]  # part map of the crop
+    size: int  # of the crop, pixels
     faces: Int[np.ndarray, "hand 1538 3"]
     # Half of such vertices are within this distance of the truth, metres (`noise.radius`);
     # None from a network without modules, which says nothing of it.
@@ -83,6 +86,17 @@ class Prediction:
         if self.spread is None:
             return [None] * len(HANDS)
         return (1000 * self.spread.mean(axis=1, dtype=np.float64)).tolist()
+
+    @property
+    def image_camera(self) -> Float[np.ndarray, "hand 2 2"]:
+        """The camera in pixels of the image: `points` are scale * vertices[..., :2] + translation.
+
+        Rows x and y; columns scale (pixels a metre) and translation (pixels).
+        """
+        half, sides = self.size / 2, self.crop[:, :2].diagonal()
+        scale = self.camera[..., 0] * half / HAND_UNIT
+        shift = (self.camera[..., 1] + 1) * half - 0.5 - self.crop[:, 2]
+        return np.stack([scale, shift], axis=-1) / sides[:, None]
 
     @property
     def placed(self) -> Float[np.ndarray, "hand 778 3"]:
@@ -242,10 +256,11 @@ def predict(
         return affine, (crop.permute(2, 0, 1)[None] / 255)
 
     if box is None:
+        nobody = torch.zeros(1, 2, dtype=torch.bool, device=device)  # the part map is all we need
         found: Box | None = (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))
         for margin in (1.0, config.data.margin):  # the first box is a rough one
             affine, crop = look(found, margin)
-            parts = network(crop).auxiliary.parts[0].argmax(0).numpy(force=True)
+            parts = network(crop, nobody).auxiliary.parts[0].argmax(0).numpy(force=True)
             found = find_hands(parts, affine, size)
             if found is None:
                 raise InputError("no hand found in the image: give the box around the hands")
@@ -280,6 +295,7 @@ def predict(
         points=apply_affine(ndc_to_pixels(projections, size).astype(np.float64), inverse),
         joint_points=apply_affine(ndc_to_pixels(seen, size).astype(np.float64), inverse),
         parts=parts,
+        size=size,
         faces=network.hands.faces,
         spread=spread,
         calibration=calibration,
@@ -324,8 +340,9 @@ def certainty(prediction: Prediction) -> str:
 def numbers(prediction: Prediction) -> dict[str, Any]:
     """The hands present by name, as lists: what `save` writes into hands.json.
 
-    For each its `joints` (metres from the wrist; x right, y down, z away; wrist first, then thumb,
-    index, middle, ring, pinky, each from base to tip), `joints_2d` (pixels of the image), and
+    For each its `joints` (metres, see `Prediction.joints`; x right, y down, z away; wrist first,
+    then thumb, index, middle, ring, pinky, each from base to tip), `joints_2d` (pixels of the
+    image), `camera`, which leads from the ones to the others (see `Prediction.image_camera`), and
     `half_within_mm`, a mean over its vertices (see `Prediction.spread`).
     """
     p = prediction
@@ -333,6 +350,7 @@ def numbers(prediction: Prediction) -> dict[str, Any]:
         name: {
             "joints": p.joints[i].astype(np.float64).round(5).tolist(),
             "joints_2d": p.joint_points[i].round(2).tolist(),
+            "camera": p.image_camera[i].astype(np.float64).round(2).tolist(),
             "half_within_mm": None if half is None else round(half, 1),
         }
         for i, (name, half) in enumerate(zip(HANDS, p.half_within, strict=True))
@@ -388,7 +406,7 @@ def meshes(prediction: Prediction) -> "dict[str, trimesh.Trimesh]":
     }
 
 
-def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
+def save(prediction: Prediction, folder: str | Path, of: str = "") -> list[Path]:
     """Write `overlay.png`, `right.obj`, `left.obj`, `hands.glb` and `hands.json` of what is there.
 
     Meshes are in metres (see `meshes`), numbers as `numbers` has them. Where the network says how
@@ -403,6 +421,7 @@ def save(prediction: Prediction, folder: Path, of: str = "") -> list[Path]:
     import trimesh
     from trimesh.exchange.gltf import export_glb
 
+    folder = Path(folder)
     claim_folder(folder, "prediction", of)
     hands = meshes(prediction)
     files = {folder / "overlay.png": _png(overlay(prediction))}

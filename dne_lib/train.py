@@ -31,9 +31,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dne_lib.config import Config, TrainConfig, check_fields, config_to_dict, differences
+from dne_lib.config import (
+    Config,
+    LossConfig,
+    TrainConfig,
+    check_fields,
+    config_to_dict,
+    differences,
+)
 from dne_lib.data.augment import check_data_config
 from dne_lib.data.interhand import InterHand
+from dne_lib.data.targets import check_sample
 from dne_lib.files import (
     InputError,
     claim_folder,
@@ -43,9 +51,9 @@ from dne_lib.files import (
     write_bytes,
     write_json,
 )
-from dne_lib.losses import total_loss
+from dne_lib.losses import Batch, masked_mean, total_loss
 from dne_lib.mano import HandModel
-from dne_lib.metrics import MILLIMETRES
+from dne_lib.metrics import mpvpe
 from dne_lib.model import DualNoiseNetwork, Output
 from dne_lib.model.network import check_model_config
 from dne_lib.weights import (
@@ -61,7 +69,9 @@ logger = logging.getLogger(__name__)
 
 # What may change in a run: to be done sooner or later, or to get past a loss that is no number.
 FREE = ("steps", "workers", "save_every", "learning_rate", "precision")
+Loss = Callable[[Output, Batch, LossConfig], tuple[Tensor, dict[str, Tensor]]]
 SEEDS = 2**32  # numpy has no more
+APART = 2654435761  # golden section of SEEDS: its multiples stay far from each other
 
 
 def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float:
@@ -73,6 +83,16 @@ def learning_rate(step: int, config: TrainConfig, steps_per_epoch: int) -> float
         return config.learning_rate * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def noise_seed(seed: int, place: int) -> int:
+    """Of the noise of one step: torch's generator on a CPU reads no more than 32 bits.
+
+    Args:
+        seed: of the run.
+        place: number of the step, counted through all processes.
+    """
+    return (seed * APART + place) % SEEDS
 
 
 def usable_precision(wanted: str) -> str:
@@ -98,11 +118,12 @@ def _cpu_precision() -> str:
 
 def train(
     config: Config,
-    output: Path,
+    output: str | Path,
     resume: bool = False,
     until: int | None = None,
     same: Collection[str] = (),
     dataset: Any = None,
+    loss: Loss = total_loss,
 ) -> Path:
     """Train one stage and leave a run folder.
 
@@ -121,22 +142,27 @@ def train(
         until: stop after this step with a checkpoint; the schedule stays that of `train.steps`.
         same: fields ("train.initial") that resuming may find said in another way.
         dataset: a map-style data set to train on instead of the split train of `data.root`. Its
-            samples have the keys of those of `InterHand` (but for `triangulated` and `crop`), and
-            it has `set_epoch(number)`, which is called before each pass.
+            samples have the keys of those of `InterHand` (but for `triangulated` and `crop`;
+            `data.targets.targets` makes all but the image), and it has `set_epoch(number)`, which
+            is called before each pass. If it has `identity()`, a dictionary of text, resuming asks
+            for the same.
+        loss: what is made as small as possible: of the network's output, a batch and `config.loss`
+            the sum and, to be logged, its terms.
 
     Returns:
         The run folder.
 
     Raises:
         InputError: the folder holds something else or a run of another configuration, there is
-            nothing to resume, `until` or another number makes no sense, the weights to start from
-            do not fit, the data cannot be read, or the loss stopped being a number.
+            nothing to resume, `until` or another setting makes no sense, the weights to start from
+            do not fit, the data cannot be read or the network not trained on it, or the loss
+            stopped being a number.
         KeyboardInterrupt: at Ctrl-C, after the step at hand and a checkpoint; at a second one, or
             where several processes share the work, at once.
     """
     if until is not None and until < 1:
         raise InputError(f"until is {until}: train for one step at least, or leave it out")
-    config = dataclasses.replace(config)
+    output, config = Path(output), dataclasses.replace(config)
     _bound_memory()
     last = min(config.train.steps, until or config.train.steps)
     if config.train.stage == "coarse":
@@ -152,6 +178,7 @@ def train(
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         # A notebook's launcher forks: OpenMP's threads stay behind, and a child waits for them.
         torch.set_num_threads(1)
+    check_config(config, resume)
     check_train_config(config.train, accelerator.num_processes)
     set_seed(config.train.seed)
     network, rates, loaded = _build(config, _checkpoint(output) if resume else None)
@@ -161,7 +188,10 @@ def train(
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
     identity, images = {}, "the data set"
-    if dataset is None:
+    if dataset is not None:
+        check_sample(dataset[0], config.model)
+        identity = dataset.identity() if hasattr(dataset, "identity") else {"given": "to train"}
+    else:
         images = config.data.root
         seed = config.train.seed
         dataset = InterHand(config.data.root, "train", config.model, config.data, True, seed)
@@ -220,15 +250,15 @@ def train(
                 group["lr"] = rate * group["rate"]
             # Seeded by the step, so that a resumed run draws what it would have drawn.
             place = step * accelerator.num_processes + accelerator.process_index
-            noise.manual_seed(config.train.seed * SEEDS + place)
+            noise.manual_seed(noise_seed(config.train.seed, place))
             predicted = network(batch["image"], batch["present"], generator=noise)
-            loss, terms = total_loss(predicted, batch, config.loss)
+            total, terms = loss(predicted, batch, config.loss)
             optimizer.zero_grad()
-            accelerator.backward(loss)
+            accelerator.backward(total)
             norm = accelerator.clip_grad_norm_(network.parameters(), config.train.clip)
             assert norm is not None
             # Only now, when the processes have shared their gradients: all of them stop, or none.
-            _check_finite(step + 1, {"loss": loss, **terms, "gradient_norm": norm})
+            _check_finite(step + 1, {"loss": total, **terms, "gradient_norm": norm})
             optimizer.step()
             step += 1
             bar.update()
@@ -239,7 +269,7 @@ def train(
                 speed = (step - first) * config.train.batch_size / (time.monotonic() - start)
                 entry = {
                     "step": step,
-                    "loss": loss.item(),
+                    "loss": total.item(),
                     **{name: value.item() for name, value in terms.items()},
                     **training_error(predicted, batch),
                     "parts_accuracy": parts_accuracy(predicted, batch),
@@ -271,7 +301,7 @@ def check_config(config: Config, resume: bool = False) -> None:
     check_data_config(config.data)
     check_train_config(config.train)
     check_fields(config.loss, "loss")
-    for name, weight in vars(config.loss).items():
+    for name, weight in dataclasses.asdict(config.loss).items():
         if weight < 0:
             raise InputError(f"loss.{name} is {weight}: it must be 0 or more")
     if config.train.initial is not None and not resume:
@@ -392,12 +422,11 @@ def _return_memory() -> None:
 
 
 def training_error(output: Output, batch: dict[str, Tensor]) -> dict[str, float]:
-    """MPVPE in mm of the batch at hand, for the coarse mesh and the last one (wrist-relative)."""
+    """MPVPE in mm of the batch at hand (protocol wrist), for the coarse mesh and the last one."""
     errors = {}
     for name, stage in (("mpvpe_coarse", output.stages[0]), ("mpvpe_last", output.stages[-1])):
-        distance = (stage.vertices - batch["vertices"]).norm(dim=-1).mean(dim=-1)
-        mean = distance[batch["present"]].mean()
-        errors[name] = mean.item() * MILLIMETRES
+        error = mpvpe(stage.vertices, stage.joints, batch["vertices"], batch["joints"])
+        errors[name] = masked_mean(error, batch["present"]).item()
     return errors
 
 
@@ -438,8 +467,15 @@ def _open_run(
                 f"{output} stands at step {step}: resume with train.steps of {step} or more"
             )
         free = [*same, *(f"train.{name}" for name in FREE)]
-        if identity and data.exists() and read_json(data) == identity:
-            free += ["data.root", "data.mano"]
+        if data.exists():
+            before = read_json(data)
+            both = before.keys() & identity.keys()  # an earlier version wrote fewer
+            if not both:
+                raise InputError(
+                    f"{output} was trained on another kind of data set: resume with that"
+                )
+            if all(before[key] == identity[key] for key in both):
+                free += ["data.root", "data.mano"]
         if differ := differences(read_json(path), values, free):
             raise InputError(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "

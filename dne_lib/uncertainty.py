@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from dne_lib.config import Config
 from dne_lib.data.interhand import InterHand
-from dne_lib.evaluate import batches, format_table, spread
+from dne_lib.evaluate import batches, evenly_spaced, format_table
 from dne_lib.files import InputError
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork
@@ -117,6 +117,9 @@ def coverage(
     """Share of vertices within the radius that should hold the share `levels` of them.
 
     Calibrated, the result is `levels`; overconfident, it lies below.
+
+    Raises:
+        InputError: there are hands of a kind without a fit, as in all that is made of one.
     """
     within = [measured.error <= _radii(measured, fits, level) for level in levels]
     return np.mean(within, axis=(1, 2))
@@ -128,8 +131,11 @@ def _radii(
     """`radius`, for each hand as its kind has it."""
     radii = np.empty_like(measured.error)
     for kind, part in zip(KINDS, (~measured.interacting, measured.interacting), strict=True):
-        if part.any():
-            radii[part] = radius(measured.way[part], fits[kind], level)
+        if not part.any():
+            continue
+        if kind not in fits:
+            raise InputError(f"there are {part.sum()} hands of {kind}, and no fit for those")
+        radii[part] = radius(measured.way[part], fits[kind], level)
     return radii
 
 
@@ -193,7 +199,7 @@ def calibrate(
     """
     dataset = InterHand(config.data.root, "val", config.model, config.data, augment=False)
     dataset.require_fit()
-    images = len(spread(len(dataset), limit))
+    images = len(evenly_spaced(len(dataset), limit))
     if 2 * images < FEWEST:
         raise InputError(
             f"{images} images are too few to calibrate on: their hands must be {FEWEST} at least, "

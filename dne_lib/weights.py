@@ -25,7 +25,9 @@ SHIPPED = {
 OPTIONAL_PARTS = ("regressor", "refiners")  # of the network: weights may come without them
 
 
-def save_network(network: DualNoiseNetwork, config: Config, path: Path, half: bool = False) -> None:
+def save_network(
+    network: DualNoiseNetwork, config: Config, path: str | Path, half: bool = False
+) -> None:
     """Write weights with their configuration inside the file (safetensors).
 
     The hand model's arrays are not among them: MANO's licence does not allow it.
@@ -40,7 +42,7 @@ def save_network(network: DualNoiseNetwork, config: Config, path: Path, half: bo
     metadata = {"config": json.dumps(config_to_dict(config))}
     if network.calibration:
         metadata |= _calibration_metadata(network.calibration)
-    write_bytes(path, safetensors.torch.save(state, metadata))
+    write_bytes(Path(path), safetensors.torch.save(state, metadata))
 
 
 def save_calibration(source: str | Path, calibration: dict[str, Calibration]) -> Path:
@@ -167,6 +169,8 @@ def load_network(source: str | Path, mano: Path | None = None) -> tuple[DualNois
 def load_pretrained(*, varied: bool = False, mano: Path | None = None) -> DualNoiseNetwork:
     """A network that comes with the package, in evaluation mode; assets/MODEL_CARD.md has more.
 
+    `predict.predict` wants its configuration, too: `load_network("shipped-varied")` gives both.
+
     Args:
         varied: the one that went on with varied images (`synthesize(varied=True)`), for
             photographs; otherwise that of the studio images, of the lessons and of `dne train`.
@@ -184,7 +188,7 @@ def load_weights(network: DualNoiseNetwork, state: dict[str, Tensor], source: st
     A regressor of the other kind (`ModelConfig.regressor`) stays fresh too.
 
     Returns:
-        Names of the parameters that were loaded.
+        Names in the state of the network, of parameters and buffers, that were loaded.
 
     Raises:
         InputError: the weights belong to another configuration; names what differs.

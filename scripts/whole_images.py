@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from dne_lib.config import HAND_UNIT
 from dne_lib.data.interhand import InterHand
-from dne_lib.evaluate import format_table, spread
+from dne_lib.evaluate import evenly_spaced, format_table
 from dne_lib.files import InputError
 from dne_lib.metrics import mpvpe
 from dne_lib.predict import Prediction, predict
@@ -41,7 +41,7 @@ def main() -> None:
     config.data.root = options.data
     data = InterHand(options.data, "test", config.model, config.data, augment=False)
     rows: dict[str, list[tuple[bool, bool, float, float]]] = {"SH": [], "IH": []}
-    chosen = spread(len(data), options.images)
+    chosen = evenly_spaced(len(data), options.images)
     for i in tqdm(chosen, unit="image"):
         sample = data[i]
         truth = sample["present"].numpy()

@@ -86,15 +86,15 @@ def trained(monkeypatch):
 
 def interrupt_step(monkeypatch, number):
     """Ctrl-C in the n-th step that is trained from now on."""
-    loss, losses = training.total_loss, []
+    rate, steps = training.learning_rate, []
 
     def stops(*arguments):
-        losses.append(arguments)
-        if len(losses) == number:
+        steps.append(arguments)
+        if len(steps) == number:
             raise KeyboardInterrupt
-        return loss(*arguments)
+        return rate(*arguments)
 
-    monkeypatch.setattr(training, "total_loss", stops)
+    monkeypatch.setattr(training, "learning_rate", stops)
 
 
 def test_a_plan_runs_once_and_is_reported(plan, tmp_path, trained, capsys):

@@ -9,7 +9,7 @@ from torch import nn
 from dne_lib import evaluate as evaluation
 from dne_lib.config import PARTS, Config, DataConfig
 from dne_lib.data.interhand import InterHand
-from dne_lib.evaluate import evaluate, format_table, report, spread, summary, table_rows
+from dne_lib.evaluate import evaluate, evenly_spaced, format_table, report, summary, table_rows
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
 from dne_lib.metrics import GROUPS, MILLIMETRES, PROTOCOLS
@@ -143,9 +143,9 @@ def test_tables(batch):
 
 
 def test_indices_are_spread_evenly():
-    assert spread(5, None) == [0, 1, 2, 3, 4]
-    assert spread(5, 9) == [0, 1, 2, 3, 4]
-    assert spread(101, 3) == [0, 50, 100]
+    assert evenly_spaced(5, None) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(101, 3) == [0, 50, 100]
 
 
 class Tree(InterHand):

@@ -383,3 +383,15 @@ def test_the_spread_is_drawn_in_colours(config, photo):
     assert np.median(warmth[~unsure]) < 0
     untouched = (picture == photo).all(2)
     assert untouched.mean() > 0.5
+
+
+def test_the_image_camera_leads_from_metres_to_pixels(config, photo):
+    for box in (None, BOX):
+        found = predict(ColourNetwork(), config, photo, box)
+        hand = int(found.present.argmax())
+        scale, shift = found.image_camera[hand].T
+        seen = found.vertices[hand, :, :2] * scale + shift
+        np.testing.assert_allclose(seen, found.points[hand], atol=1e-3)
+        np.testing.assert_allclose(
+            found.joints[hand, :, :2] * scale + shift, found.joint_points[hand], atol=1e-3
+        )

@@ -17,7 +17,9 @@ import dne_lib.train as module
 from dne_lib.ablate import _Job, _measure
 from dne_lib.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, config_to_dict
 from dne_lib.data import interhand
+from dne_lib.data.augment import Augmentation
 from dne_lib.data.interhand import InterHand
+from dne_lib.data.targets import targets
 from dne_lib.evaluate import report
 from dne_lib.files import InputError
 from dne_lib.losses import total_loss
@@ -28,6 +30,7 @@ from dne_lib.train import (
     check_config,
     check_train_config,
     learning_rate,
+    noise_seed,
     train,
     usable_precision,
 )
@@ -117,6 +120,12 @@ def test_bf16_only_where_the_device_computes_in_it(
     assert usable_precision("bf16") == ("bf16" if avx512 else "no")
 
 
+def test_runs_and_steps_draw_noise_of_their_own():
+    places = [(0, 7), (0, 8), (1, 7), (77, 7), (2**32 - 1, 7)]
+    seeds = [torch.Generator().manual_seed(noise_seed(*place)) for place in places]
+    assert len({float(torch.randn((), generator=seed)) for seed in seeds}) == len(places)
+
+
 def test_a_run_leaves_all_that_is_promised(config, tmp_path):
     run = train(config, tmp_path / "run")
     assert json.loads((run / "config.json").read_text()) == json.loads(
@@ -174,23 +183,22 @@ def test_loaded_parts_can_learn_more_slowly(config, tmp_path):
     assert after["refiners.0.varphi.last.weight"].any()
 
 
-def heard(monkeypatch):
-    """The batches of every step from now on, as they come."""
-    loss, batches = module.total_loss, []
+def listening():
+    """A loss that keeps the batches of every step, and where it keeps them."""
+    batches = []
 
     def listens(predicted, batch, config):
         batches.append(batch)
-        return loss(predicted, batch, config)
+        return total_loss(predicted, batch, config)
 
-    monkeypatch.setattr(module, "total_loss", listens)
-    return batches
+    return listens, batches
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_training_images_are_changed_anew_in_every_epoch(config, tmp_path, monkeypatch, processes):
-    batches = heard(monkeypatch)
+    loss, batches = listening()
     monkeypatch.setattr(Accelerator, "num_processes", processes)
-    train(changed(config, seed=5), tmp_path / "run")
+    train(changed(config, seed=5), tmp_path / "run", loss=loss)
     data = InterHand(config.data.root, "train", config.model, config.data, augment=True, seed=5)
     for epoch, batch in ((0, batches[0]), (1, batches[3])):  # three batches are an epoch
         data.set_epoch(epoch)
@@ -395,9 +403,12 @@ def test_too_few_images_for_a_batch(config, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_training(config, tmp_path):
-    config.loss.vertices = float("nan")
-    with pytest.raises(InputError, match=r"vertices_0.* no longer a number"):
-        train(config, tmp_path / "run")
+    def breaks(*arguments):
+        total, terms = total_loss(*arguments)
+        return total, {**terms, "vertices_0": terms["vertices_0"] * math.nan}
+
+    with pytest.raises(InputError, match=r"step 1: vertices_0 is no longer a number"):
+        train(config, tmp_path / "run", loss=breaks)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
@@ -434,13 +445,12 @@ def test_a_log_that_cannot_be_written_is_explained(config, tmp_path, monkeypatch
     train(config, tmp_path / "run", resume=True)
 
 
-def test_a_batch_too_large_for_the_gpu_is_explained(config, tmp_path, monkeypatch):
+def test_a_batch_too_large_for_the_gpu_is_explained(config, tmp_path):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(module, "total_loss", full)
     with pytest.raises(InputError, match=r"4 images does not fit .* smaller train\.batch_size"):
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", loss=full)
 
 
 def test_a_run_killed_twice_while_saving_is_not_lost(config, tmp_path, monkeypatch):
@@ -469,38 +479,34 @@ def test_a_run_that_some_machines_cannot_see_is_not_gone_on_with(config, tmp_pat
         train(config, run, resume=True)
 
 
-def test_a_loss_that_is_no_number_is_never_saved(config, tmp_path, monkeypatch):
-    loss, calls = module.total_loss, []
+def test_a_loss_that_is_no_number_is_never_saved(config, tmp_path):
+    calls = []
 
     def breaks(*arguments):
         calls.append(arguments)
-        total, terms = loss(*arguments)
+        total, terms = total_loss(*arguments)
         return total * (float("nan") if len(calls) == 3 else 1), terms
 
     config = changed(config, log_every=100)
-    monkeypatch.setattr(module, "total_loss", breaks)
     with pytest.raises(
         InputError,
         match=r"step 3: loss, gradient_norm is no longer a number; resume .* lower train",
     ):
-        train(config, tmp_path / "run")
-    monkeypatch.undo()
+        train(config, tmp_path / "run", loss=breaks)
     assert saved_step(tmp_path / "run") == 2
     lower = changed(config, learning_rate=1e-4)
     assert all(w.isfinite().all() for w in weights(train(lower, tmp_path / "run", True)).values())
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_run_stopped_before_its_first_step_begins_again(config, tmp_path, monkeypatch, resume):
+def test_a_run_stopped_before_its_first_step_begins_again(config, tmp_path, resume):
     straight = weights(train(config, tmp_path / "straight"))
 
     def breaks(*_):
         raise MemoryError
 
-    monkeypatch.setattr(module, "total_loss", breaks)
     with pytest.raises(MemoryError):
-        train(changed(config, batch_size=8), tmp_path / "run")
-    monkeypatch.undo()
+        train(changed(config, batch_size=8), tmp_path / "run", loss=breaks)
     resumed = weights(train(config, tmp_path / "run", resume))
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, atol=0, rtol=0)
@@ -559,22 +565,20 @@ def test_the_log_has_every_step_once(config, tmp_path):
     assert all("mpvpe_last" in entry for entry in log)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(config, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_was(config, tmp_path):
     straight = weights(train(changed(config, schedule="paper"), tmp_path / "straight"))
-    loss, calls = module.total_loss, []
+    calls = []
 
     def interrupted(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             signal.raise_signal(signal.SIGINT)
-        return loss(*arguments)
+        return total_loss(*arguments)
 
     config = changed(config, schedule="paper", save_every=100)
-    monkeypatch.setattr(module, "total_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", loss=interrupted)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    monkeypatch.undo()
     assert saved_step(tmp_path / "run") == 3
     resumed = weights(train(config, tmp_path / "run", resume=True))
     for name, value in straight.items():
@@ -630,27 +634,23 @@ def test_a_bad_image_at_the_start_leaves_the_folder_free(config, tmp_path, monke
     train(config, tmp_path / "run")
 
 
-def test_a_run_is_trained_by_one_at_a_time(config, tmp_path, monkeypatch):
-    loss = module.total_loss
-
+def test_a_run_is_trained_by_one_at_a_time(config, tmp_path):
     def another(*arguments):
         for resume in (False, True):
             with pytest.raises(InputError, match=r"another process is training in .*run"):
                 train(config, tmp_path / "run", resume)
-        return loss(*arguments)
+        return total_loss(*arguments)
 
-    monkeypatch.setattr(module, "total_loss", another)
-    train(config, tmp_path / "run")
+    train(config, tmp_path / "run", loss=another)
 
 
-def test_the_second_interrupt_stops_at_once(config, tmp_path, monkeypatch):
+def test_the_second_interrupt_stops_at_once(config, tmp_path):
     def impatient(*_):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(module, "total_loss", impatient)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", loss=impatient)
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
@@ -658,17 +658,17 @@ def test_two_processes_see_each_image_once_an_epoch_and_go_on_in_the_same_order(
     config, tmp_path, monkeypatch
 ):
     """Each of them alone: nothing but the order of the images is looked at."""
-    batches = heard(monkeypatch)
+    loss, batches = listening()
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     config = changed(config, stage="coarse", steps=6, save_every=100, log_every=100)
     orders = []
     for process in range(2):
         monkeypatch.setattr(Accelerator, "process_index", process)
-        train(config, tmp_path / f"whole{process}")
+        train(config, tmp_path / f"whole{process}", loss=loss)
         whole = [batch["index"].tolist() for batch in batches]
         batches.clear()
-        run = train(config, tmp_path / f"part{process}", until=4)
-        train(config, run, resume=True)
+        run = train(config, tmp_path / f"part{process}", until=4, loss=loss)
+        train(config, run, resume=True, loss=loss)
         assert [batch["index"].tolist() for batch in batches] == whole
         batches.clear()
         orders.append(whole)
@@ -695,3 +695,87 @@ def test_two_processes_train_one_stage_after_the_other(builtin_data, tmp_path):
     assert json.loads((run / "checkpoint" / "step.json").read_text())["processes"] == 2
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [2]
+
+
+class Given:
+    """Somebody's own data set: what `targets` makes of labels, and a grey image."""
+
+    def __init__(self, builtin, config, name=""):
+        self.data = InterHand(builtin, "train", config.model, config.data, augment=False)
+        self.name, self.epochs = name, []
+
+    def __len__(self):
+        return len(self.data)
+
+    def set_epoch(self, number):
+        self.epochs.append(number)
+
+    def identity(self):
+        return {"name": self.name}
+
+    def __getitem__(self, index):
+        model, labels = self.data.config, self.data._labels(self.data.rows[[index]])
+        made = targets(labels, self.data.hands, model, 1.25, [Augmentation()])
+        image = torch.full((3, model.image_size, model.image_size), 0.5)
+        return {name: values[0] for name, values in made.items()} | {"image": image}
+
+
+def test_a_data_set_of_ones_own_has_the_targets_of_ours(config, builtin_data):
+    own = Given(builtin_data, config)
+    for name, value in own[3].items():
+        if name != "image":
+            torch.testing.assert_close(value, own.data[3][name])
+
+
+def test_a_run_on_a_data_set_of_ones_own_goes_on_with_that_alone(config, builtin_data, tmp_path):
+    own = Given(builtin_data, config, "a")
+    config.data.root = tmp_path / "nowhere"
+    run = train(config, tmp_path / "run", until=2, dataset=own)
+    assert set(own.epochs) == {0}
+    for other in (None, Given(builtin_data, config, "b")):
+        config.data.root = builtin_data if other is None else tmp_path / "elsewhere"
+        with pytest.raises(InputError, match=r"another kind of data set|data\.root differ"):
+            train(config, run, resume=True, dataset=other)
+    train(config, run, resume=True, dataset=own)
+    assert saved_step(run) == config.train.steps
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("heatmaps", None, "has no heatmaps"),
+        ("pose", torch.zeros(2, 16, 9), r"pose is .*\[2, 16, 9\]: give .*\[2, 16, 6\]"),
+        ("betas", torch.zeros(2, 10).double(), "betas is torch.float64"),
+        ("camera", torch.full((2, 2, 2), math.nan), "camera holds what is no number"),
+        ("image", torch.full((3, 32, 32), 255.0), "divide by 255"),
+    ],
+)
+def test_what_is_wrong_with_a_sample_is_said_before_training(
+    config, builtin_data, tmp_path, name, value, message
+):
+    own = Given(builtin_data, config)
+    sample = {**own[0], name: value}
+    if value is None:
+        del sample[name]
+    own.__class__ = type("Wrong", (Given,), {"__getitem__": lambda *_: sample})
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run", dataset=own)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_loss_is_what_is_trained_on(config, tmp_path):
+    def only_shape(predicted, batch, _):
+        error = (predicted.parameters.betas - batch["betas"]).square().mean()
+        return error, {"shape": error}
+
+    run = train(config, tmp_path / "run", loss=only_shape)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert all(entry["loss"] == entry["shape"] and "pose" not in entry for entry in log)
+
+
+def test_a_setting_that_is_misspelt_or_wrong_is_refused(config, tmp_path):
+    with pytest.raises(AttributeError, match="batchsize"):
+        config.train.batchsize = 3
+    config.loss.vertices = -1.0
+    with pytest.raises(InputError, match=r"loss\.vertices is -1"):
+        train(config, tmp_path / "run")

@@ -27,20 +27,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from dne_lib.camera import pixels_to_ndc, ridge_camera
-from dne_lib.config import HAND_UNIT, HANDS, JOINTS, VERTICES, DataConfig, ModelConfig
+from dne_lib.config import HANDS, DataConfig, ModelConfig
 from dne_lib.data.augment import (
     Augmentation,
-    apply_affine,
     change_colours,
-    change_points,
-    change_rotations,
     check_data_config,
-    crop_affine,
     crop_image,
     draw,
     reduction,
-    swap_hands,
 )
 from dne_lib.data.index import (
     POOR,
@@ -54,15 +48,12 @@ from dne_lib.data.index import (
 )
 from dne_lib.data.shards import Shards, is_exported
 from dne_lib.data.subsets import PUBLISHED, chosen, is_builtin, release
+from dne_lib.data.targets import Labels, targets
 from dne_lib.files import InputError
-from dne_lib.mano import HandModel, matrix_to_rotation_6d
-from dne_lib.rasterize import auxiliary_maps
+from dne_lib.mano import HandModel
 
 log = logging.getLogger(__name__)
 
-# What the points of a hand are, in the order in which they are projected.
-MESH_JOINTS = slice(VERTICES, VERTICES + JOINTS)
-TRIANGULATED = slice(VERTICES + JOINTS, None)
 NONE_MISSING = Missing(np.zeros(0, np.int64), {})
 
 
@@ -248,15 +239,16 @@ class InterHand(Dataset):
         changes: list[Augmentation],
         rngs: list[np.random.Generator],
     ) -> list[dict[str, Tensor]]:
-        targets = self._targets(self.rows[indices], changes)
+        labels = self._labels(self.rows[indices])
+        found = targets(labels, self.hands, self.config, self.data.margin, changes)
         images = [
             self._image(i, affine, change, rng)
             for i, affine, change, rng in zip(
-                indices, targets["crop"].numpy(), changes, rngs, strict=True
+                indices, found["crop"].numpy(), changes, rngs, strict=True
             )
         ]
         return [
-            {name: values[n] for name, values in targets.items()}
+            {name: values[n] for name, values in found.items()}
             | {"image": torch.from_numpy(image), "index": torch.tensor(i)}
             for n, (i, image) in enumerate(zip(indices, images, strict=True))
         ]
@@ -277,96 +269,27 @@ class InterHand(Dataset):
         crop = crop_image(image, affine, self.config.image_size, reduced)
         return change_colours(crop, change, rng)
 
-    def _targets(
-        self, rows: Int[np.ndarray, "batch"], changes: list[Augmentation]
-    ) -> dict[str, Tensor]:
-        """Everything but the image, batched."""
-        index, size = self.labels, self.config.image_size
+    def _labels(self, rows: Int[np.ndarray, "batch"]) -> Labels:
+        """What the files say of some images, in the frames of their cameras."""
+        index = self.labels
         frame, camera = index.frame[rows], index.camera[rows]
         present, view = self.fits.present[rows] & ~self.poor[frame], index.rotation[camera]
-        angle = np.array([change.angle for change in changes], np.float32)
-        flip = np.array([change.flip for change in changes])
-
         rotations = self.hands.mano_rotations(torch.from_numpy(index.pose[frame])).numpy()
         rotations[:, :, 0] = view[:, None] @ rotations[:, :, 0]
-        betas = index.betas[frame]
-        points = np.zeros((len(rows), 2, VERTICES + 2 * JOINTS, 3), np.float32)
-        for side in range(2):
-            some = present[:, side]
-            if not some.any():
-                continue
-            hand = self.hands.single(
-                side, torch.from_numpy(rotations[some, side]), torch.from_numpy(betas[some, side])
-            )
-            points[some, side, :VERTICES] = hand.vertices.numpy()
-        vertices = torch.from_numpy(points[:, :, :VERTICES])
-        points[:, :, MESH_JOINTS] = self.hands.regress_joints(vertices).numpy()
         triangulated = index.joints[frame] - self.fits.wrist[frame][:, :, None]
         triangulated[~(index.known[frame] & present[..., None])] = 0
-        points[:, :, TRIANGULATED] = np.einsum("bij,bhkj->bhki", view, triangulated)
         offsets = self.fits.wrist[frame] - index.position[camera][:, None]
-        wrist = np.einsum("bij,bhj->bhi", view, offsets)
-        wrist[~present] = (0, 0, 1)  # anywhere before the camera
-        pixels = points + wrist[:, :, None]
-        pixels = pixels[..., :2] / pixels[..., 2:] * index.focal[camera][:, None, None]
-        pixels += index.principal[camera][:, None, None]
-
-        seen = present[:, :, None, None]
-        low = np.where(seen, pixels, np.inf)[:, :, :VERTICES].min((1, 2))
-        high = np.where(seen, pixels, -np.inf)[:, :, :VERTICES].max((1, 2))
-        boxes = np.concatenate([low, high], axis=-1)
-        affines = np.array(
-            [
-                crop_affine(box, self.data.margin, size, change)
-                for box, change in zip(boxes, changes, strict=True)
-            ]
+        return Labels(
+            present=present,
+            rotations=rotations,
+            betas=index.betas[frame],
+            wrist=np.einsum("bij,bhj->bhi", view, offsets),
+            focal=index.focal[camera],
+            principal=index.principal[camera],
+            joint_valid=index.joint_valid[rows],
+            interacting=index.hand_type[rows] == len(HANDS),
+            triangulated=np.einsum("bij,bhkj->bhki", view, triangulated),
         )
-        pixels = np.array([apply_affine(p, a) for p, a in zip(pixels, affines, strict=True)])
-
-        points = change_points(points, angle, flip)
-        rotations = change_rotations(rotations, angle, flip)
-        present, betas, depth, valid, projections = (
-            swap_hands(values, flip)
-            for values in (
-                present,
-                betas,
-                wrist[..., 2],
-                index.joint_valid[rows] & present[..., None],
-                pixels_to_ndc(pixels, size).astype(np.float32),
-            )
-        )
-        absent = ~present
-        rotations[absent], betas[absent], projections[absent] = 0, 0, 0
-        maps = [
-            auxiliary_maps(
-                projections[n, :, :VERTICES],
-                projections[n, :, MESH_JOINTS],
-                points[n, :, :VERTICES],
-                depth[n],
-                present[n],
-                valid[n],
-                self.topology,
-                self.config.feature_size,
-            )
-            for n in range(len(rows))
-        ]
-        units = torch.from_numpy(points / np.float32(HAND_UNIT))
-        vertices_2d = torch.from_numpy(projections[:, :, :VERTICES])
-        cameras = ridge_camera(units[:, :, :VERTICES], vertices_2d, self.config.ridge)
-        return {
-            "present": torch.from_numpy(present),
-            "interacting": torch.from_numpy(index.hand_type[rows] == len(HANDS)),
-            "vertices": units[:, :, :VERTICES],
-            "joints": units[:, :, MESH_JOINTS],
-            "triangulated": units[:, :, TRIANGULATED],
-            "vertices_2d": vertices_2d,
-            "joints_2d": torch.from_numpy(projections[:, :, MESH_JOINTS]),
-            "joint_valid": torch.from_numpy(valid),
-            "pose": matrix_to_rotation_6d(torch.from_numpy(rotations)),
-            "betas": torch.from_numpy(betas),
-            "camera": torch.where(torch.from_numpy(present)[..., None, None], cameras, 0.0),
-            "crop": torch.from_numpy(affines.astype(np.float32)),
-        } | {name: torch.stack([torch.from_numpy(m[name]) for m in maps]) for name in maps[0]}
 
 
 def read_image(

@@ -118,7 +118,11 @@ class Shards:
 
 
 def export(
-    root: Path, split: str, output: Path, data: DataConfig, shard_images: int = 2000
+    root: str | Path,
+    split: str,
+    output: str | Path,
+    data: DataConfig,
+    shard_images: int = 2000,
 ) -> list[Path]:
     """Pack the images of a split that the configuration asks for and that are there.
 
@@ -139,6 +143,7 @@ def export(
     """
     if shard_images < 1:
         raise InputError(f"{shard_images} images in a shard: put at least one there")
+    root, output = Path(root), Path(output)
     index = read_index(root, split)
     used = chosen(index, root, split, data)
     images = image_folder(root, split)

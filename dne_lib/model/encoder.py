@@ -41,7 +41,7 @@ def resnet(name: str, pretrained: bool) -> torchvision.models.ResNet:
         place = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
             f"cannot download {name}'s ImageNet weights ({error}): put {weights.DEFAULT.url} into "
-            f"{place}, or start without them (model.pretrained)"
+            f"{place}, or start without them (--model.no-pretrained)"
         ) from None
 
 

@@ -19,6 +19,8 @@ from dne_lib.model.refine import (
     AttentionRegressor,
     CoordinateRegressor,
     DualNoiseModule,
+    Refinement,
+    unrefined,
 )
 
 
@@ -77,7 +79,7 @@ class DualNoiseNetwork(nn.Module):
     """Image to two hand meshes, refined M times.
 
     In training mode each module draws R noise samples; in evaluation mode it takes the means and
-    the result is deterministic.
+    the result is deterministic. Weights are float32; half precision is `torch.autocast`'s.
     """
 
     def __init__(self, config: ModelConfig, hands: HandModel | None = None):
@@ -118,7 +120,14 @@ class DualNoiseNetwork(nn.Module):
             present: refine only these hands (others come back as zeros); None: both.
             samples: noise draws per module; None: R while training, the means otherwise.
             generator: source of the noise; None: torch's global one.
+
+        Raises:
+            InputError: the images have a size that the encoder cannot halve often enough.
         """
+        multiple = 2 ** (self.config.stages + 1)
+        if image.shape[-2] % multiple or image.shape[-1] % multiple:
+            high, wide = image.shape[-2:]
+            raise InputError(f"images are {wide} x {high} pixels: use multiples of {multiple}")
         if samples is None:
             samples = self.config.samples if self.training and self.config.sampling else 0
         features = self.encoder(image)
@@ -128,62 +137,46 @@ class DualNoiseNetwork(nn.Module):
         mesh = self.hands(rotations, parameters.betas)
         vertices = mesh.vertices / HAND_UNIT
 
-        batch = len(image)
-        if present is None:
-            present = torch.ones(batch, 2, dtype=torch.bool, device=image.device)
-        where = present.nonzero(as_tuple=True)
-        stages = [self._stage(where, batch, vertices[where][None], parameters.camera[where])]
-
-        u_r = None
+        batch = image.shape[0]
+        if present is None:  # not by `nonzero`, which `torch.export` cannot follow
+            n = torch.arange(2 * batch, device=image.device)
+            where = n // 2, n % 2
+        else:
+            where = present.nonzero(as_tuple=True)
+        points = None
         if self.regressor is not None:
-            u_r = self.regressor(features, parameters.features, where)
-        v, c, f = vertices[where], parameters.camera[where], features[where[0]].float()
-        n = torch.arange(len(v), device=v.device)
+            points = self.regressor(features, parameters.features, where)
+        f = features[where[0]].float()
+        steps = [unrefined(vertices[where], parameters.camera[where])]
         for module in self.refiners:
-            step = module(f, v, c, u_r, where[1], samples, generator)
-            v, c = step.vertices[step.best, n], step.camera
-            stages.append(
-                self._stage(where, batch, step.vertices, c, step.coordinates, step.scores, v)
-            )
-        regressed = None if u_r is None else _spread(u_r[None], where, batch)[0]
-        return Output(auxiliary, parameters, regressed, tuple(stages))
+            mesh, camera = steps[-1].mesh, steps[-1].camera
+            steps.append(module(f, mesh, camera, points, where[1], samples, generator))
+        regressed = None if points is None else _scatter(points, where, batch)
+        stages = tuple(self._stage(step, where, batch) for step in steps)
+        return Output(auxiliary, parameters, regressed, stages)
 
-    def _stage(
-        self,
-        where: tuple[Tensor, ...],
-        batch: int,
-        samples: Tensor,
-        camera: Tensor,
-        coordinates: Tensor | None = None,
-        scores: Tensor | None = None,
-        best: Tensor | None = None,
-    ) -> Stage:
+    def _stage(self, step: Refinement, where: tuple[Tensor, ...], batch: int) -> Stage:
         """Put the hands back on the axes batch and hand."""
-
-        def spread(values: Tensor) -> Tensor:
-            return _spread(values, where, batch)
-
-        best = samples[0] if best is None else best
-        if coordinates is None:
-            coordinates = project(samples, camera.expand(len(samples), *camera.shape))
-        if scores is None:
-            scores = samples.new_zeros(samples.shape[:2])
-        vertices, camera = spread(best[None])[0], spread(camera[None])[0]
+        vertices, camera = (_scatter(x, where, batch) for x in (step.mesh, step.camera))
+        samples, coordinates, scores = (
+            torch.stack([_scatter(x, where, batch) for x in each])
+            for each in (step.vertices, step.coordinates, step.scores)
+        )
         return Stage(
             vertices=vertices,
             joints=self.hands.regress_joints(vertices),
             camera=camera,
             projections=project(vertices, camera),
-            samples=spread(samples),
-            coordinates=spread(coordinates),
-            scores=spread(scores),
+            samples=samples,
+            coordinates=coordinates,
+            scores=scores,
         )
 
 
-def _spread(
-    values: Float[Tensor, "sample n *rest"], where: tuple[Tensor, ...], batch: int
-) -> Float[Tensor, "sample batch hand *rest"]:
+def _scatter(
+    values: Float[Tensor, "n *rest"], where: tuple[Tensor, ...], batch: int
+) -> Float[Tensor, "batch hand *rest"]:
     """Zeros but for the hands that are there."""
-    full = values.new_zeros(len(values), batch, 2, *values.shape[2:])
-    full[:, where[0], where[1]] = values
+    full = values.new_zeros(batch, 2, *values.shape[1:])
+    full[where] = values
     return full

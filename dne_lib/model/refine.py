@@ -226,7 +226,8 @@ def asked_step(
 # phi and varphi: (widths of what is given for each vertex, width of the answer, configuration,
 # topology) to a module that takes these parts, each n x 778 x width, 1 for n or 778 where all
 # are alike, and answers n x 778 x width. A name added here is one that `ModelConfig.estimator`,
-# and with it training, plans and `load_network`, knows.
+# and with it training, plans and `load_network`, knows. The command must import it first:
+# python -c "import mine; from dne_lib.cli import main; main()" evaluate runs/mine
 ESTIMATORS: dict[str, Callable[[list[int], int, ModelConfig, HandTopology], nn.Module]] = {
     "mlp": lambda inputs, outputs, config, _: ConcatMLP(inputs, 2 * config.channels, outputs),
     "graph": lambda inputs, outputs, _, hand: GraphAttention(inputs, outputs, one_ring(hand.faces)),
@@ -242,6 +243,19 @@ class Refinement(NamedTuple):
     best: Int[Tensor, " n"]
     camera: Float[Tensor, "n 2 2"]
 
+    @property
+    def mesh(self) -> Float[Tensor, "n v 3"]:
+        """The vertices that go on: those of the best sample."""
+        return self.vertices[self.best, torch.arange(len(self.best), device=self.best.device)]
+
+
+def unrefined(vertices: Float[Tensor, "n v 3"], camera: Float[Tensor, "n 2 2"]) -> Refinement:
+    """What the first module starts from, in the form of what modules return: m = 0."""
+    scores = vertices.new_zeros(1, len(vertices))
+    return Refinement(
+        vertices[None], project(vertices, camera)[None], scores, scores[0].long(), camera
+    )
+
 
 class DualNoiseModule(nn.Module):
     """Refines vertices, their image points and the camera of each hand."""
@@ -250,26 +264,26 @@ class DualNoiseModule(nn.Module):
         super().__init__()
         self.config = config
         c = config.channels
-        where, own = [], []  # inputs the paper does not have: see the configuration
+        about, own = [], []  # widths of inputs the paper does not have: see the configuration
         # Without any noise nobody reads it, and several GPUs want a gradient for all there is.
         if config.vertex_embedding and (config.noise_2d or config.noise_3d):
             # Started where DensePose puts the vertex, which is what the features speak of.
             waves = fourier(torch.from_numpy(topology.places).float())
             mix = torch.randn(waves.shape[1], config.vertex_embedding) / waves.shape[1] ** 0.5
             self.embedding = nn.Parameter((waves @ mix).repeat(2, 1, 1))
-            where += [config.vertex_embedding]
+            about += [config.vertex_embedding]
         if config.vertex_coordinates:
-            where += [3 + 2 + 2 + 2]
+            about += [3 + 2 + 2 + 2]
             own = [c]
 
         def estimator(inputs: list[int], outputs: int) -> nn.Module:
             return ESTIMATORS[config.estimator](inputs, outputs, config, topology)
 
         if config.noise_2d:
-            self.phi = estimator([c, c, *where], 2)
+            self.phi = estimator([c, c, *about], 2)
         if config.noise_3d:
             self.share = config.consistency and config.noise_2d
-            self.varphi = estimator([c, c, c, *own, *where], 3 + self.share)
+            self.varphi = estimator([c, c, c, *own, *about], 3 + self.share)
         self.score = nn.Sequential(nn.Linear(3 * c + 2, c), nn.GELU(), nn.Linear(c, 1))
 
     def forward(
@@ -300,11 +314,11 @@ class DualNoiseModule(nn.Module):
         if regressed is not None:
             # The paper takes both points and does not say how u comes of them: ours is a gate, from
             # the third number that it regresses and names no use for.
-            own_point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
-            u = gate * own_point + (1 - gate) * projected
-            f_p, f_r = (interpolate(features, p).to(dtype) for p in (projected, own_point))
-            where = self._where(vertices, projected, u, asked_step(projected, u, camera), side)
-            mean_2d = self.phi([f_p, f_r, *where])  # Eq. 3
+            point, gate = regressed[..., :2], regressed[..., 2:].sigmoid()
+            u = gate * point + (1 - gate) * projected
+            f_p, f_r = (interpolate(features, p).to(dtype) for p in (projected, point))
+            about = self._about(vertices, projected, u, asked_step(projected, u, camera), side)
+            mean_2d = self.phi([f_p, f_r, *about])  # Eq. 3
 
         drawn = []
         for _ in range(max(samples, 1)):
@@ -317,8 +331,8 @@ class DualNoiseModule(nn.Module):
             if config.noise_3d:
                 own = [aligned] if config.vertex_coordinates else []
                 asked = asked_step(projected, points, camera)
-                where = self._where(vertices, projected, points, asked, side)
-                mean_3d = self.varphi([*views, *own, *where])  # Eq. 4
+                about = self._about(vertices, projected, points, asked, side)
+                mean_3d = self.varphi([*views, *own, *about])  # Eq. 4
                 if self.share:
                     mean_3d, logit = mean_3d.split([3, 1], dim=-1)
                     part = (SHARE + logit).sigmoid()
@@ -336,7 +350,7 @@ class DualNoiseModule(nn.Module):
             camera = ridge_camera(refined[best, n], coordinates[best, n], config.ridge)  # Eq. 7
         return Refinement(refined, coordinates, scores, best, camera)
 
-    def _where(
+    def _about(
         self, vertices: Tensor, projected: Tensor, u: Tensor, step: Tensor, side: Tensor
     ) -> list[Tensor]:
         """Which vertex this is and where it now stands, as far as switched on."""

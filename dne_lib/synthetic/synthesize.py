@@ -84,7 +84,7 @@ class Frame:
 
 
 def synthesize(
-    root: Path,
+    root: str | Path,
     train: int,
     test: int,
     seed: int,
@@ -111,7 +111,7 @@ def synthesize(
         InputError: the folder holds something else or another data set; a number is negative; the
             disk is full.
     """
-    counts = {"train": train, "val": val, "test": test}
+    root, counts = Path(root), {"train": train, "val": val, "test": test}
     if min(*counts.values(), seed) < 0 or seed >= 2**63 or (workers is not None and workers < 1):
         raise InputError(
             f"{counts}, seed {seed}, workers {workers}: counts and seed cannot be negative, the "
