@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -81,6 +83,10 @@ def test_auxiliary_loss_by_hand(output, batch):
                     total += pixel[b, 0, row, column].abs().item()
                     count += 1
     assert terms["depth"].item() == pytest.approx(LOSS.depth * total / count, rel=1e-5)
+    for name, weight in (("normals", LOSS.normals), ("densepose", LOSS.densepose)):
+        error = (getattr(output.auxiliary, name) - batch[name]).abs().mean(dim=1)
+        error = error[batch["parts"] > 0].mean().item()
+        assert terms[name].item() == pytest.approx(weight * error, rel=1e-5)
     heat = (output.auxiliary.heatmaps - batch["heatmaps"]).abs().mean()
     assert terms["heatmaps"].item() == pytest.approx(LOSS.heatmaps * heat.item(), rel=1e-5)
     parts = F.cross_entropy(output.auxiliary.parts, batch["parts"])
@@ -98,6 +104,9 @@ def test_mano_loss_by_hand(output, batch):
     error = (output.parameters.pose - batch["pose"]).abs().flatten(2).mean(-1)
     expected = (error[0, 0] + error[1, 0] + error[1, 1]) / 3
     torch.testing.assert_close(terms["pose"], LOSS.pose * expected)
+    error = (output.parameters.betas - batch["betas"]).abs().mean(-1)
+    expected = (error[0, 0] + error[1, 0] + error[1, 1]) / 3
+    torch.testing.assert_close(terms["betas"], LOSS.betas * expected)
 
 
 def test_vertex_loss_counts_every_stage_and_sample(output, batch):
@@ -207,7 +216,21 @@ def test_one_sample_has_nothing_to_rank_but_a_gradient(output, batch):
     assert not gradient.any()
 
 
-def test_total_is_the_sum_of_its_terms(output, batch):
-    total, terms = total_loss(output, batch, LOSS)
-    torch.testing.assert_close(total, torch.stack(list(terms.values())).sum())
-    assert {"depth", "pose", "betas", "vertices_0", "coordinates", "score"} <= set(terms)
+WEIGHTS = [f.name for f in dataclasses.fields(LossConfig) if not isinstance(f.default, bool)]
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_a_weight_weighs_its_own_terms_and_no_others(output, batch, weight):
+    twice = dataclasses.replace(LOSS, **{weight: 2 * getattr(LOSS, weight)})
+    (total, once), (new_total, terms) = (total_loss(output, batch, c) for c in (LOSS, twice))
+    own = [name for name in once if name.split("_")[0] == weight]
+    assert own
+    assert all(once[name] > 0 for name in own)
+    for name, value in terms.items():
+        torch.testing.assert_close(value, (2 if name in own else 1) * once[name])
+    torch.testing.assert_close(new_total, total + sum(once[name] for name in own))
+
+
+def test_every_term_has_its_weight(output, batch):
+    _, terms = total_loss(output, batch, LOSS)
+    assert {name.split("_")[0] for name in terms} == set(WEIGHTS)

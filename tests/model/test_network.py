@@ -4,6 +4,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 
 from dne_lib.config import LossConfig, ModelConfig, Preset, preset
 from dne_lib.files import InputError
@@ -170,9 +171,46 @@ def test_without_modules_it_is_the_baseline(hands, image):
     assert torch.equal(a.stages[0].vertices, b.stages[0].vertices)
 
 
-def test_attention_sums_to_one_and_weighs_the_maps(hands, image):
+def test_the_encoder_sees_images_as_those_of_imagenet_were_shown(image):
+    encoder, seen = Encoder(SMALL), []
+    encoder.stem.register_forward_hook(lambda _, given, __: seen.extend(given))
+    encoder(image)
+    usual = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    normalise = torchvision.transforms.Normalize(usual.mean, usual.std)
+    torch.testing.assert_close(seen, [normalise(image)])
+
+
+def test_the_merge_reads_parts_as_probabilities_and_the_other_maps_as_they_are(hands, image):
+    network, read = build(hands), []
+    network.auxiliary.merge.register_forward_hook(lambda _, given, __: read.extend(given))
+    *maps, parts = network(image).auxiliary
+    probabilities = read[0][:, -33:]
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3, 16, 16))
+    odds = (probabilities / probabilities[:, :1]).log()  # against the background
+    torch.testing.assert_close(odds, parts - parts[:, :1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(read[0][:, -82:-33], torch.cat(maps, dim=1))
+
+
+def test_attention_sums_to_one(hands, image):
     parameters = build(hands)(image).parameters
     torch.testing.assert_close(parameters.attention.sum(dim=(-1, -2)), torch.ones(3, 2, 18))
+
+
+def test_every_joint_the_shape_and_the_camera_are_read_by_an_attention_of_their_own(hands, image):
+    network, heard = build(hands), []
+    torch.nn.init.normal_(network.coarse.attention.weight)  # fresh ones are much alike
+    network.coarse.maps.register_forward_hook(lambda _, __, maps: heard.append(maps))
+    parameters = network(image).parameters
+    maps = heard[0].unflatten(1, (2, 16 * 6 + 10 + 4)).split([6] * 16 + [10, 4], dim=2)
+    *pose, betas, camera = [
+        (parameters.attention[:, :, j, None] * each).sum(dim=(-1, -2))
+        for j, each in enumerate(maps)
+    ]
+    for j, rotation in enumerate(pose):
+        torch.testing.assert_close(parameters.pose[:, :, j], rotation)
+    torch.testing.assert_close(parameters.betas, betas)
+    scale = torch.nn.functional.softplus(camera[..., ::2])
+    torch.testing.assert_close(parameters.camera[..., 0], scale)
 
 
 def test_pixel_centres_are_where_grid_sample_reads_a_pixel():

@@ -4,15 +4,17 @@ import math
 import pytest
 import torch
 
-from dne_lib.camera import pixels_to_ndc, ridge_camera
+from dne_lib.camera import pixels_to_ndc, project, ridge_camera
 from dne_lib.config import ModelConfig
 from dne_lib.mano import HandModel
 from dne_lib.model.refine import (
+    STEP,
     AttentionRegressor,
     ConcatMLP,
     CoordinateRegressor,
     DualNoiseModule,
     _MaxOverCell,
+    asked_step,
     interpolate,
     three_views,
 )
@@ -119,19 +121,34 @@ def test_regressors_give_three_numbers_for_every_vertex_of_the_hands_that_are_th
     torch.testing.assert_close(alone[0], second)
 
 
-def test_attention_finds_the_place_where_its_features_are(generator):
-    """With one pixel that answers to every query, all vertices are there."""
+PLACE = pixels_to_ndc(torch.tensor([5.0, 2.0]), 8)
+
+
+def found(key, generator):
+    """Where vertices are whose queries are ones, with `key` in one pixel of 64 and zeros around."""
     regressor = AttentionRegressor(8, PLACES).eval()
     coarse = torch.zeros(1, 16, 8, 8)
     coarse[0, :, 2, 5] = 1
     torch.nn.init.zeros_(regressor.down[0].weight)
-    for layer, value in ((regressor.keys, 100.0), (regressor.query[-1], 0.0)):
-        torch.nn.init.constant_(layer.weight, value)
-        torch.nn.init.constant_(layer.bias, 1 - value / 100)
+    for layer, weight, bias in ((regressor.keys, key / 16, 0.0), (regressor.query[-1], 0.0, 1.0)):
+        torch.nn.init.constant_(layer.weight, weight)
+        torch.nn.init.constant_(layer.bias, bias)
     features = torch.randn(1, 8, 16, 16, generator=generator)
-    points = regressor(features, coarse, (torch.tensor([0]), torch.tensor([1])))
-    where = pixels_to_ndc(torch.tensor([5.0, 2.0]), 8)
-    torch.testing.assert_close(points[0, :, :2], where.expand(778, 2), atol=1e-4, rtol=0)
+    return regressor(features, coarse, (torch.tensor([0]), torch.tensor([1])))[0, :, :2]
+
+
+def test_attention_finds_the_place_where_its_features_are(generator):
+    """With one pixel that answers to every query, all vertices are there."""
+    points = found(100.0, generator)
+    torch.testing.assert_close(points, PLACE.expand(778, 2), atol=1e-4, rtol=0)
+
+
+def test_attention_is_as_sharp_at_every_width(generator):
+    """Eight products of one and one, over the root of eight."""
+    there = math.exp(8 / math.sqrt(8))
+    # All pixels together are centred at zero, so the other 63 are at the opposite of this one.
+    expected = (there - 1) / (there + 63) * PLACE
+    torch.testing.assert_close(found(1.0, generator), expected.expand(778, 2))
 
 
 @pytest.fixture
@@ -168,6 +185,24 @@ def test_a_fresh_module_keeps_the_mesh_or_goes_a_quarter_of_the_way_that_eq_1_as
     asked[..., :2] = (out.coordinates[0] - translation) / scale
     part = 1 / (1 + math.e)
     torch.testing.assert_close(out.vertices[0], (1 - part) * v + part * asked)
+
+
+@pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
+def test_u_is_the_regressed_point_as_far_as_the_regressor_trusts_it(inputs, logit):
+    inputs["regressed"][..., 2] = logit
+    fresh = DualNoiseModule(ModelConfig(channels=8), TOPOLOGY)
+    projected = project(inputs["vertices"], inputs["camera"])
+    trust = {-100.0: 0.0, 0.0: 0.5, 100.0: 1.0}[logit]
+    expected = torch.lerp(projected, inputs["regressed"][..., :2], trust)
+    torch.testing.assert_close(fresh(**inputs).coordinates[0], expected)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.01, 0.0, -0.5])
+def test_a_tiny_or_mirrored_camera_asks_for_no_more_than_ten_times_the_way(generator, scale):
+    projected, points = torch.randn(2, 3, 778, 2, generator=generator)
+    camera = torch.tensor([[scale, 0.3], [scale, -0.3]]).expand(3, 2, 2)
+    asked = asked_step(projected, points, camera)
+    torch.testing.assert_close(asked, 10 * (points - projected))
 
 
 def test_without_samples_the_means_are_taken(inputs):
@@ -252,6 +287,39 @@ def test_3d_noise_is_estimated_where_2d_noise_has_moved_the_points(inputs, gener
         views = three_views(aligned, inputs["vertices"], module.config.voxel_grid)
         for got, want in zip(parts[:4], [*views, aligned], strict=True):
             torch.testing.assert_close(got, want)
+
+
+def test_an_estimator_is_told_the_point_that_it_starts_from_and_the_step_in_tenths(
+    inputs, generator
+):
+    """For phi that is u, for varphi u + eps_2d."""
+    module, heard = build(), []
+    for estimator in (module.phi, module.varphi):
+        estimator.register_forward_hook(lambda _, given, __: heard.append(given[0][-1]))
+    out = module(**inputs, samples=2, generator=generator)
+    projected = project(inputs["vertices"], inputs["camera"])
+    u = torch.lerp(projected, inputs["regressed"][..., :2], inputs["regressed"][..., 2:].sigmoid())
+    for told, point in zip(heard, [u, *out.coordinates], strict=True):
+        step = (point - projected) / 0.5  # the scale of the camera
+        expected = torch.cat([inputs["vertices"], projected, point, step / STEP], dim=-1)
+        torch.testing.assert_close(told, expected)
+
+
+@pytest.mark.parametrize("off", ["noise_2d", "noise_3d"])
+def test_the_score_hears_how_far_a_sample_strayed_from_the_mean(inputs, generator, off):
+    """All that sets samples apart where there are no features; summed up by this head."""
+    module = build(**{off: False})
+    module.score = torch.nn.Linear(module.score[0].in_features, 1, bias=False)
+    torch.nn.init.ones_(module.score.weight)
+    inputs["features"].zero_()
+    if off == "noise_2d":
+        inputs["regressed"] = None
+    mean, out = module(**inputs), module(**inputs, samples=3, generator=generator)
+    away = [
+        (getattr(out, name) - getattr(mean, name)).abs().mean(dim=(-1, -2))
+        for name in ("coordinates", "vertices")
+    ]
+    torch.testing.assert_close(out.scores, sum(away))
 
 
 @pytest.mark.parametrize(
