@@ -129,15 +129,22 @@ def error_colours(
 
 
 def part_colours(parts: Int[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
-    """The 33 parts: black background, warm tones for the right hand, cool for the left."""
-    # Neighbouring parts have neighbouring numbers; a stride keeps their colours apart.
-    order = np.arange(16) * 7 % 16 / 15
-    hues = np.stack([0.85 + 0.35 * order, 0.3 + 0.4 * order]) % 1
-    value = np.tile(np.array([1.0, 0.7]), (2, 8))
-    colours = hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.8), value], axis=-1))
-    palette = np.concatenate([np.zeros((1, 3)), *colours]).astype(np.float32)
-    assert len(palette) == PARTS
-    return palette[parts]
+    """The 33 parts: black background, the right hand red to yellow, the left one cyan to blue.
+
+    Each finger has its hue; its bones are dark, strong and pale in turn, each finger beginning with
+    another than its neighbours. So parts that touch differ in lightness, which tells them apart for
+    eyes that confuse red and green, too. Palms are palest.
+    """
+    finger = np.repeat([1, 2, 4, 3, 0], 3)  # of bones in MANO's order, counted from the thumb
+    saturation, value = np.array([[0.75, 1.0, 0.5], [0.5, 0.85, 1.0]])  # dark, strong, pale
+    turn = (finger + np.tile([0, 1, 2], 5)) % 3
+    palette = [np.zeros((1, 3))]
+    for hue in (0.02, 0.55):  # of the thumbs
+        bones = np.stack([hue + 0.03 * finger, saturation[turn], value[turn]], axis=-1)
+        palette += [hsv_to_rgb([[hue + 0.06, 0.25, 1.0]]), hsv_to_rgb(bones)]
+    colours = np.concatenate(palette).astype(np.float32)
+    assert len(colours) == PARTS
+    return colours[parts]
 
 
 def map_pictures(

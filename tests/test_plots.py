@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -96,6 +97,42 @@ def test_parts_have_33_colours():
     colours = plots.part_colours(np.arange(33)[None])
     assert len(np.unique(colours[0], axis=0)) == 33
     assert (colours[0, 0] == 0).all()
+
+
+# What eyes without the one or the other cone see of linear RGB: Machado, Oliveira and Fernandes,
+# 2009, severity 1.
+EYES = {
+    "normal": np.eye(3),
+    "deuteranopic": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "protanopic": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+}
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_parts_can_be_told_apart(eyes):
+    """Right from left, and what touches, by the distance in CIELAB (2.3 is just noticeable)."""
+    colours = plots.part_colours(np.arange(33)[None])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(EYES[eyes]), 0, 1).astype(np.float32)
+    lab = cv2.cvtColor(seen, cv2.COLOR_LRGB2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    assert apart[1:17, 17:].min() > 35
+    assert apart[0, 1:].min() > 25
+    bases = (13, 1, 4, 10, 7)  # thumb to pinky
+    touching = [(0, base) for base in bases] + [*pairwise(bases)]
+    touching += [(base + bone, base + bone + 1) for base in bases for bone in (0, 1)]
+    for hand in (1, 17):
+        assert min(apart[hand + a, hand + b] for a, b in touching) > 20
+    yellow = lab[1:, 2] > 0  # as against blue: warm as against cool, to these eyes too
+    assert yellow.tolist() == [True] * 16 + [False] * 16
 
 
 def test_maps_are_blank_where_there_is_no_hand(sample):
