@@ -33,6 +33,7 @@ FOCAL = 12.0
 LAYER = 1024
 WORST = 30.0  # millimetres at the top of the error colours
 ERROR_COLOURS = matplotlib.colormaps["turbo"]
+ERROR_SCALE = f"error: blue 0, red {WORST:.0f} mm"  # where there is no room for a bar
 
 
 def placed(

@@ -93,6 +93,14 @@ def test_error_colours_follow_the_distance(sample):
     np.testing.assert_allclose(colours[1, 0], plots.ERROR_COLOURS(0.0)[:3], atol=1e-6)
 
 
+def test_error_colours_in_words():
+    assert plots.ERROR_SCALE == "error: blue 0, red 30 mm"
+    assert plots.WORST == 30
+    none, worst = (np.array(plots.ERROR_COLOURS(end)[:3]) for end in (0.0, 1.0))
+    assert none.argmax() == 2
+    assert worst.argmax() == 0
+
+
 def test_parts_have_33_colours():
     colours = plots.part_colours(np.arange(33)[None])
     assert len(np.unique(colours[0], axis=0)) == 33

@@ -10,6 +10,7 @@ from dne_lib.files import InputError
 from dne_lib.losses import total_loss
 from dne_lib.mano import HandModel
 from dne_lib.model import DualNoiseNetwork
+from dne_lib.plots import ERROR_SCALE
 from dne_lib.widgets import losses
 from tests.samples import CONFIG, make_batch
 
@@ -57,6 +58,7 @@ def test_a_learnt_mesh_lies_on_the_green_dots(scene):
         assert surface.faces.max() == 778 * count - 1
         np.testing.assert_allclose(surface.vertices[::3], goal.places, atol=1e-5)
         assert panels[0].title == "step 8"
+        assert panels[1].title == f"{ERROR_SCALE}; dots: truth"
         assert panels[2].title == "0 mm off"
     panels = widgets.learning_panels(scene, 100, 0, "coarse")
     surface, goal = panels[1].layers

@@ -11,7 +11,7 @@ from dne_lib.config import HAND_UNIT
 from dne_lib.lessons import few_samples, stand_in
 from dne_lib.mano import HandModel
 from dne_lib.model import Stage
-from dne_lib.plots import ERROR_COLOURS
+from dne_lib.plots import ERROR_COLOURS, ERROR_SCALE
 
 SIZES = (1.5, 1.0, 0.5)  # of the disturbance, stage by stage
 
@@ -78,5 +78,7 @@ def test_the_truth_is_everywhere_right_and_says_so(scene):
     assert panels[2].title == "the truth: no error"
     wrong = widgets.welcome_panels(scene, 2, "coarse", "error")
     assert np.ptp(wrong[1].layers[0].colour) > 0.5
+    assert wrong[1].title == f"turn it; {ERROR_SCALE}"
+    assert widgets.welcome_panels(scene, 2, "coarse", "hands")[1].title == "turn it"
     solid, flat = scene.errors[0, 1]
     assert wrong[2].title == f"{solid:.1f} mm, {flat:.1f} pixels off"

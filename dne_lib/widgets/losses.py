@@ -13,7 +13,7 @@ from dne_lib.files import InputError
 from dne_lib.losses import Batch, total_loss
 from dne_lib.metrics import MILLIMETRES
 from dne_lib.model import DualNoiseNetwork, Output
-from dne_lib.plots import draw_crop, error_colours, placed
+from dne_lib.plots import ERROR_SCALE, draw_crop, error_colours, placed
 from dne_lib.widgets.panels import (
     COOL,
     GREEN,
@@ -112,7 +112,8 @@ def learning_panels(
     top = float(scene.errors.max()) * 1.05
     return [
         Panel(f"step {now.step}", [Picture(drawn)]),
-        Panel("the mesh, and the truth", [surface, Points(goal.reshape(-1, 3)[::3], GREEN, 2)]),
+        Panel(f"{ERROR_SCALE}; dots: truth",
+              [surface, Points(goal.reshape(-1, 3)[::3], GREEN, 2)]),
         Panel(f"{scene.errors[time, stage, image]:.0f} mm off", [*curves, here], "step",
               "error, mm", (0.0, top)),
     ]  # fmt: skip

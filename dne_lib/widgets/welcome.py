@@ -11,7 +11,7 @@ from torch import Tensor
 from dne_lib.evaluate import stage_names
 from dne_lib.metrics import MILLIMETRES, mpvpe, mpvpe_2d
 from dne_lib.model import Stage
-from dne_lib.plots import SKIN, draw_crop, error_colours, placed
+from dne_lib.plots import ERROR_SCALE, SKIN, draw_crop, error_colours, placed
 from dne_lib.widgets.panels import (
     COOL,
     GREEN,
@@ -90,9 +90,9 @@ def welcome_panels(
     at = (*names, TRUTH).index(mesh)
     present, truth = scene.sample["present"][n], scene.vertices[-1, n]
     vertices, camera = scene.vertices[at, n], scene.cameras[at, n]
-    paint = np.repeat(SKIN[:, None], vertices.shape[1], 1)
+    paint, scale = np.repeat(SKIN[:, None], vertices.shape[1], 1), ""
     if colours == "error":
-        paint = error_colours(vertices, truth)
+        paint, scale = error_colours(vertices, truth), f"; {ERROR_SCALE}"
     drawn = draw_crop(
         scene.sample["image"][n], scene.projections[at, n], vertices, camera, scene.faces, present,
         paint,
@@ -110,7 +110,7 @@ def welcome_panels(
         title = f"{here[0, 1]:.1f} mm, {here[1, 1]:.1f} pixels off"
     return [
         Panel(f"image {image}, {mesh}", [Picture(drawn)]),
-        Panel("turn it", [Surface(solid, faces, paint[hands].reshape(-1, 3))]),
+        Panel(f"turn it{scale}", [Surface(solid, faces, paint[hands].reshape(-1, 3))]),
         Panel(
             title,
             [
