@@ -51,16 +51,16 @@ def test_errors_are_those_of_the_hands_present(scene, batch):
 
 
 def test_a_learnt_mesh_lies_on_the_green_dots(scene):
-    for image, count in enumerate((1, 1, 2)):
+    for image, count in enumerate((1, 1, 2), start=1):
         panels = widgets.learning_panels(scene, 100, image)
         surface, goal = panels[1].layers
         assert len(surface.vertices) == 778 * count
         assert surface.faces.max() == 778 * count - 1
         np.testing.assert_allclose(surface.vertices[::3], goal.places, atol=1e-5)
-        assert panels[0].title == "step 8"
+        assert panels[0].title == f"image {image}, step 8"
         assert panels[1].title == f"{ERROR_SCALE}; dots: truth"
         assert panels[2].title == "0 mm off"
-    panels = widgets.learning_panels(scene, 100, 0, "coarse")
+    panels = widgets.learning_panels(scene, 100, 1, "coarse")
     surface, goal = panels[1].layers
     np.testing.assert_allclose(surface.vertices[::3] - goal.places, [[0.1, 0, 0]] * 260, atol=1e-5)
     assert panels[2].layers[2].places[0] == pytest.approx([8, 9.5], abs=1e-3)

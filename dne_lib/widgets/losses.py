@@ -31,7 +31,7 @@ from dne_lib.widgets.panels import (
 
 LEARNING_CONTROLS: Controls = {
     "done": Slider("training done, %", 0, 100, 4, 0),
-    "image": Slider("image", 0, 3, 1, 0),
+    "image": Slider("image", 1, 4, 1, 1),
     "mesh": Choice("mesh", ("last module", "coarse")),
 }
 
@@ -81,21 +81,21 @@ def learning_scene(
 
 @offered(LEARNING_CONTROLS)
 def learning_panels(
-    scene: LearningScene, done: int = 0, image: int = 0, mesh: str = "last module"
+    scene: LearningScene, done: int = 0, image: int = 1, mesh: str = "last module"
 ) -> list[Panel]:
     """The mesh on its image, beside the truth in space, and how far it was off at every step.
 
     Args:
         done: share of the training, per cent.
-        image: its number in the batch.
+        image: counted from 1.
         mesh: last module or coarse.
     """
-    stage = int(mesh == "last module")
+    n, stage = image - 1, int(mesh == "last module")
     time = round(done / 100 * (len(scene.snapshots) - 1))
     now = scene.snapshots[time]
-    truth = {name: values[image].numpy() for name, values in scene.batch.items()}
+    truth = {name: values[n].numpy() for name, values in scene.batch.items()}
     there = truth["present"]
-    vertices, points, camera = (x[stage, image].numpy() for x in now[1:])
+    vertices, points, camera = (x[stage, n].numpy() for x in now[1:])
     colours = error_colours(vertices, truth["vertices"])
     drawn = draw_crop(truth["image"], points, vertices, camera, scene.faces, there, colours)
     # Both the hands and their truths stand where they truly are, so that only the shape differs.
@@ -105,16 +105,16 @@ def learning_panels(
     surface = Surface(solid.reshape(-1, 3), faces, colours[there].reshape(-1, 3))
     steps = [each.step for each in scene.snapshots]
     curves = [
-        Points(np.stack([steps, scene.errors[:, i, image]], 1), colour, 0, name)
+        Points(np.stack([steps, scene.errors[:, i, n]], 1), colour, 0, name)
         for i, (name, colour) in enumerate((("coarse", GREY), ("last module", WARM)))
     ]
-    here = Points(np.array([[now.step, scene.errors[time, stage, image]]]), "black", 8, "now")
+    here = Points(np.array([[now.step, scene.errors[time, stage, n]]]), "black", 8, "now")
     top = float(scene.errors.max()) * 1.05
     return [
-        Panel(f"step {now.step}", [Picture(drawn)]),
+        Panel(f"image {image}, step {now.step}", [Picture(drawn)]),
         Panel(f"{ERROR_SCALE}; dots: truth",
               [surface, Points(goal.reshape(-1, 3)[::3], GREEN, 2)]),
-        Panel(f"{scene.errors[time, stage, image]:.0f} mm off", [*curves, here], "step",
+        Panel(f"{scene.errors[time, stage, n]:.0f} mm off", [*curves, here], "step",
               "error, mm", (0.0, top)),
     ]  # fmt: skip
 
