@@ -121,10 +121,11 @@ def ablate(path: str | Path, runs: str | Path, output: str | Path) -> dict[str, 
 
     Raises:
         InputError: see `read_plan` and `train`; a run in the folder is of another configuration;
-            the output holds results of the plan as it no longer is.
+            the output holds results of the plan as it no longer is, or files that are not ours.
     """
     path, runs, output = Path(path), Path(runs), Path(output)
     plan = read_plan(path)
+    _check_output(plan, output, path.stem)
     start = {}
     if plan.coarse:
         with locked(runs / "start.lock"):
@@ -150,6 +151,21 @@ def ablate(path: str | Path, runs: str | Path, output: str | Path) -> dict[str, 
             continue
         results = _write(plan, jobs, output, path.stem)
     return results
+
+
+def _check_output(plan: Plan, output: Path, name: str) -> None:
+    """Keep a user's own page and pictures: those of ours always have their PLAN.json beside them.
+
+    Raises:
+        InputError: there are such, which results would replace.
+    """
+    files = [f"{name}.md", *(f"{name}-{key}.png" for key in plan.tables)]
+    there = [file for file in files if (output / file).exists()]
+    if there and not (output / f"{name}.json").exists():
+        raise InputError(
+            f"{output / there[0]} is no result of ours, as there is no {name}.json beside it: "
+            "move it away, or choose another output"
+        )
 
 
 def _jobs(plan: Plan, runs: Path, start: dict[str, Any]) -> list[_Job]:

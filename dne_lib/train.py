@@ -483,6 +483,12 @@ def _open_run(
             )
         if step < config.train.steps and read_calibration(output / WEIGHTS):
             logger.warning("%s was calibrated as it stood: calibrate it again afterwards", output)
+        if checkpoint.name == "checkpoint.new":  # the next save would begin by deleting it
+            checkpoint.rename(output / "checkpoint")
+    elif resume and (output / WEIGHTS).exists():
+        raise InputError(
+            f"{output} has weights but no checkpoint: start a new run from them with train.initial"
+        )
     write_json(path, values)
     write_json(data, identity)
 
@@ -601,7 +607,8 @@ def _save(
 
 def _checkpoint(output: Path) -> Path | None:
     """The last whole one of a run, if there is one yet."""
-    folders = (output / "checkpoint", output / "checkpoint.old")
+    # The new one is all there is of a run killed between its first weights and their checkpoint.
+    folders = (output / f"checkpoint{end}" for end in ("", ".old", ".new"))
     return next((folder for folder in folders if (folder / "step.json").exists()), None)
 
 

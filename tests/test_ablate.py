@@ -326,6 +326,16 @@ def test_a_run_that_another_process_is_at_is_left_to_it(plan, tmp_path, trained)
     assert "Unfinished" not in (output / "plan.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["plan.md", "plan-all.png"])
+def test_a_users_own_files_are_not_replaced_by_results(plan, tmp_path, trained, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("precious")
+    with pytest.raises(InputError, match=f"{name} is no result of ours"):
+        ablate(plan, tmp_path / "runs", tmp_path / "mine")
+    assert (tmp_path / "mine" / name).read_text() == "precious"
+    assert not trained
+
+
 def test_runs_need_a_folder(plan, tmp_path):
     (tmp_path / "runs").write_text("not one")
     with pytest.raises(InputError, match="cannot write"):

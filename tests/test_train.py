@@ -472,6 +472,22 @@ def test_a_run_killed_twice_while_saving_is_not_lost(config, tmp_path, monkeypat
     assert [json.loads(line)["step"] for line in log] == [*range(1, config.train.steps + 1)]
 
 
+def test_weights_without_a_checkpoint_are_not_trained_over(config, tmp_path):
+    run = train(changed(config, steps=2), tmp_path / "run")
+    shutil.rmtree(run / "checkpoint")
+    before = (run / WEIGHTS).read_bytes(), (run / "log.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"no checkpoint: start a new run .* train\.initial"):
+        train(config, run, resume=True)
+    assert ((run / WEIGHTS).read_bytes(), (run / "log.jsonl").read_bytes()) == before
+
+
+def test_a_run_killed_at_its_first_checkpoint_goes_on_from_it(config, tmp_path):
+    run = train(config, tmp_path / "run", until=2)
+    (run / "checkpoint").rename(run / "checkpoint.new")
+    train(config, run, resume=True, until=2)
+    assert saved_step(run) == 2
+
+
 def test_a_run_that_some_machines_cannot_see_is_not_gone_on_with(config, tmp_path, monkeypatch):
     run = train(changed(config, steps=2), tmp_path / "run")
     monkeypatch.setattr(module, "gather_object", lambda steps: [*steps, 0])
