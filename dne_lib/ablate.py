@@ -194,9 +194,16 @@ def _plans(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _results(output: Path, name: str) -> dict[str, dict[str, Any]]:
-    """What a plan's file holds, by variant and seed."""
+    """What a plan's file holds, by variant and seed.
+
+    Raises:
+        InputError: it holds something else.
+    """
     path = output / f"{name}.json"
-    return read_json(path)["runs"] if path.exists() else {}
+    found = read_json(path) if path.exists() else {"runs": {}}
+    if not isinstance(found, dict) or not isinstance(found.get("runs"), dict):
+        raise InputError(f"{path} holds no results of a plan: choose another output")
+    return found["runs"]
 
 
 def _kept(output: Path, name: str) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,9 @@
 """
 
 import argparse
+import codecs
 import dataclasses
+import errno
 import io
 import logging
 import os
@@ -21,7 +23,15 @@ from tyro.conf import Positional, arg, subcommand
 
 from dne_lib import __version__
 from dne_lib import config as settings
-from dne_lib.config import Config, DataConfig, Preset, maps_first, preset, whole
+from dne_lib.config import (
+    Config,
+    DataConfig,
+    Preset,
+    config_from_dict,
+    maps_first,
+    preset,
+    whole,
+)
 from dne_lib.files import InputError, claim_folder, message_of, read_json
 
 # Torch takes seconds to import. So what needs it is imported where a command runs: help, and
@@ -150,14 +160,17 @@ class Train(Config):
         """
         from dne_lib.train import check_free
 
+        if output.exists() and not output.is_dir():
+            raise InputError(f"{output} is a file: give a folder for the run")
         if self.resume and not output.exists():
             raise InputError(f"there is no run {output} to resume: train without --resume")
         for run in [output / name for name in LEGS] if self.two_stages else [output]:
             if not self.resume:
                 check_free(run)
             elif (run / "config.json").exists():
-                root = read_json(run / "config.json")["data"]["root"]
-                if not self.data.root.exists() and Path(root) != self.data.root:
+                kept = run / "config.json"
+                root = config_from_dict(read_json(kept), kept).data.root
+                if not self.data.root.exists() and root != self.data.root:
                     raise InputError(
                         f"{run} was trained on {root}, and there is no {self.data.root}: resume "
                         "with the options that it was begun with, --data.root first of all"
@@ -524,16 +537,25 @@ def commands(name: Preset):
     )
 
 
+def _give_up_output() -> None:
+    """Send what is left to print nowhere: Python would try to write it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake in what was given is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:  # closed before we began
+        sys.stdout = Path(os.devnull).open("w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text
+        # Names of files need not be text; elsewhere a letter that there is not becomes "?".
+        utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "replace")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dne_lib").setLevel(logging.INFO)  # others' would break the progress bars
     # The preset decides the defaults of every other option, so it is read before them.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="tiny")
+    first = argparse.ArgumentParser(prog="dne", add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="tiny", nargs="?")
     first.add_argument("--version", action="version", version=f"dne {__version__}")
     name = first.parse_known_args(arguments)[0].preset
     known: Any = commands(name if name in COARSE_STEPS else "tiny")
@@ -553,7 +575,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     except BrokenPipeError:
-        # Who read our output (head, less) has gone. Python would try to write the rest at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output (head, less) has gone.
+        _give_up_output()
         return 141  # as a shell has it of a program that SIGPIPE ended
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("dne: error: the disk is full: free space, or write elsewhere", file=sys.stderr)
+        _give_up_output()
+        return 2
     return 0

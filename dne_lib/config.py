@@ -233,19 +233,25 @@ def config_from_dict(values: dict[str, Any], source: Path) -> Config:
         source: the file it was read from, for the error message.
 
     Raises:
-        InputError: it has fields that this version does not know.
+        InputError: it has fields that this version does not know, or values they cannot have.
     """
     parts = {}
     for name, kind in get_type_hints(Config).items():
         known = {f.name for f in dataclasses.fields(kind)}
-        given = values.get(name, {})
+        given = values.get(name, {}) if isinstance(values, dict) else None
+        if not isinstance(given, dict):
+            raise InputError(f"{source} carries no configuration of ours: take it from a backup")
         if unknown := sorted(set(given) - known):
             raise InputError(
                 f"{source}: {name} has unknown fields {', '.join(unknown)}: it was written by "
                 "another version of dne_lib; use that version, or train again"
             )
         paths = {k: Path(v) for k, v in given.items() if k in ("root", "mano") and v is not None}
-        parts[name] = kind(**{**given, **paths})
+        try:
+            parts[name] = kind(**{**given, **paths})
+            check_fields(parts[name], name)
+        except (InputError, TypeError) as error:
+            raise InputError(f"{source}: {error}") from None
     return Config(**parts)
 
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from dne_lib.camera import project
 from dne_lib.config import PARTS, Config, config_to_dict
 from dne_lib.data.interhand import InterHand
+from dne_lib.data.subsets import is_varied
 from dne_lib.files import claim_folder, write_json
 from dne_lib.losses import Batch, parts_known
 from dne_lib.metrics import (
@@ -297,7 +298,9 @@ def report(
     dataset.require_fit()
     images = dataset.record()
     hand = Path(config.data.mano).resolve().name if config.data.mano else "the built-in hand"
-    claim_folder(output, "evaluation", of=f"{split}, labels {images['labels'][:12]}, {hand}")
+    varied = ", varied" if is_varied(Path(config.data.root)) else ""
+    of = f"{split}, labels {images['labels'][:12]}{varied}, {hand}"
+    claim_folder(output, "evaluation", of)
     results = evaluate(network, batches(dataset, config, limit), dataset.groups())
     origin = {"network": name, "data": str(config.data.root), "split": split, "limit": limit}
     record = {**origin, "images_of": images, **results}

@@ -136,6 +136,21 @@ def read_plan(path: str | Path) -> Plan:
     return plan
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":  # may be merged twice
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value} is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _parsed(path: Path) -> Any:
     """What a YAML file holds.
 
@@ -143,12 +158,12 @@ def _parsed(path: Path) -> Any:
         InputError: it cannot be read, or is no YAML.
     """
     try:
-        return yaml.safe_load(path.read_bytes())
+        return yaml.load(path.read_bytes(), _Loader)
     except OSError as error:
         raise InputError(
             f"cannot read the plan {path} ({error.strerror}): check its name"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the others of odd scalars
         raise InputError(f"the plan {path} is not valid YAML: {error}") from None
 
 

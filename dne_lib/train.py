@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -36,6 +37,7 @@ from dne_lib.config import (
     LossConfig,
     TrainConfig,
     check_fields,
+    config_from_dict,
     config_to_dict,
     differences,
 )
@@ -67,6 +69,10 @@ from dne_lib.weights import (
 
 logger = logging.getLogger(__name__)
 
+# What reading a file that is missing, cut or something else may raise.
+DAMAGED = (
+    OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError
+)  # fmt: skip
 # What may change in a run: to be done sooner or later, or to get past a loss that is no number.
 FREE = ("steps", "workers", "save_every", "learning_rate", "precision")
 Loss = Callable[[Output, Batch, LossConfig], tuple[Tensor, dict[str, Tensor]]]
@@ -461,7 +467,7 @@ def _open_run(
         check_free(output)
     values = config_to_dict(config)
     if resume and (checkpoint := _checkpoint(output)):
-        step = read_json(checkpoint / "step.json")["step"]
+        step = _state(checkpoint)["step"]
         if step > config.train.steps:
             raise InputError(
                 f"{output} stands at step {step}: resume with train.steps of {step} or more"
@@ -476,7 +482,8 @@ def _open_run(
                 )
             if all(before[key] == identity[key] for key in both):
                 free += ["data.root", "data.mano"]
-        if differ := differences(read_json(path), values, free):
+        begun = config_to_dict(config_from_dict(read_json(path), path))
+        if differ := differences(begun, values, free):
             raise InputError(
                 f"{output} was started with another configuration ({', '.join(differ)} differ): "
                 "resume with the same, or start a new run from its weights with train.initial"
@@ -506,7 +513,7 @@ def _build(
         Also their names.
     """
     train = config.train
-    known = None if checkpoint is None else read_json(checkpoint / "step.json").get("loaded")
+    known = None if checkpoint is None else _state(checkpoint).get("loaded")
     fresh = train.initial is None and checkpoint is None
     model = dataclasses.replace(config.model, pretrained=config.model.pretrained and fresh)
     network = DualNoiseNetwork(model, HandModel(config.data.mano))
@@ -588,6 +595,8 @@ def _save(
     try:
         accelerator.save_state(str(new))
     except (OSError, RuntimeError, SafetensorError) as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(new, ignore_errors=True)  # the disk may be full
         raise InputError(
             f"cannot write the checkpoint of step {step} to {new} ({error}): free space and "
             "resume; the last whole checkpoint is unchanged"
@@ -612,10 +621,23 @@ def _checkpoint(output: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "step.json").exists()), None)
 
 
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        InputError: it does not say at which step it stands.
+    """
+    path = checkpoint / "step.json"
+    state = read_json(path)
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise InputError(f"{path} names no step: copy the run again, or start a new one")
+    return state
+
+
 def _restore(accelerator: Accelerator, output: Path) -> int:
     """Load the last whole checkpoint, if there is one, and tell its step."""
     folder = _checkpoint(output)
-    state = {"step": 0} if folder is None else read_json(folder / "step.json")
+    state = {"step": 0} if folder is None else _state(folder)
     if len(set(gather_object([state["step"]]))) > 1:
         raise InputError(
             f"not every process finds the checkpoint of {output}: put the run on a disk that all "
@@ -630,7 +652,13 @@ def _restore(accelerator: Accelerator, output: Path) -> int:
                 f"{output} was trained by {processes} processes, this is {here}: resume with "
                 f"{processes}, or start a new run from its weights (train.initial)"
             )
-        accelerator.load_state(str(folder))
+        try:
+            accelerator.load_state(str(folder))
+        except DAMAGED as error:
+            raise InputError(
+                f"the checkpoint {folder} is damaged ({error}): copy it again, or start a new run "
+                "from the weights there are (train.initial)"
+            ) from error
     if accelerator.is_main_process:
         _cut_log(output / "log.jsonl", state["step"])
     return state["step"]
@@ -638,8 +666,15 @@ def _restore(accelerator: Accelerator, output: Path) -> int:
 
 def _cut_log(path: Path, step: int) -> None:
     """Leave out the steps after a checkpoint, which are about to be done again."""
+
+    def whole(line: bytes) -> bool:
+        try:
+            return line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):  # damaged: it would hide the others
+            return False
+
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+    kept = [line for line in lines if whole(line)]
     if len(kept) < len(lines):
         write_bytes(path, b"".join(kept))
 

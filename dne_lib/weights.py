@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import safetensors.torch
@@ -78,10 +79,17 @@ def read_calibration(source: str | Path) -> dict[str, Calibration]:
     path = find_weights(source)
     try:
         fits = json.loads(_metadata(path).get("calibration", "{}"))
-        return {kind: Calibration(**fit) for kind, fit in fits.items()}
+        return {kind: _usable(Calibration(**fit)) for kind, fit in fits.items()}
     except (ValueError, TypeError, AttributeError):
         logger.warning("%s holds a calibration of another version: calibrate it again", path)
         return {}
+
+
+def _usable(fit: Calibration) -> Calibration:
+    """Raises ValueError for numbers that no fit gives."""
+    if not (all(map(math.isfinite, fit)) and fit.gamma >= 0 < min(fit.delta, fit.freedom)):
+        raise ValueError("no calibration has such numbers")
+    return fit
 
 
 def find_weights(source: str | Path) -> Path:
@@ -109,7 +117,7 @@ def read_weights(source: str | Path) -> tuple[dict[str, Tensor], Config]:
     """Weights (as float32) and the configuration they were trained with.
 
     Raises:
-        InputError: missing or damaged file, or one that is not ours.
+        InputError: missing or damaged file, or one that is not ours, or holds what is no number.
     """
     path = find_weights(source)
     try:
@@ -121,7 +129,13 @@ def read_weights(source: str | Path) -> tuple[dict[str, Tensor], Config]:
             f"{path} carries no configuration of ours ({error}): it was not written by dne_lib"
         ) from None
     state = safetensors.torch.load_file(path)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    if bad := sorted(name for name, value in state.items() if not value.isfinite().all()):
+        raise InputError(
+            f"{path} holds weights that are no numbers, {bad[0]} first: copy it again, or train "
+            "again"
+        )
+    return state, config
 
 
 def _metadata(path: Path) -> dict[str, str]:

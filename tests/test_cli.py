@@ -154,6 +154,31 @@ def test_a_reader_who_leaves_early_is_no_error():
     assert process.returncode == 141
 
 
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 2, "dne: error: the disk is full: free space, or write elsewhere\n"),
+    ],
+)
+def test_output_that_cannot_be_written_is_no_traceback(redirected, code, said):
+    command = f"{sys.executable} -m dne_lib train --help {redirected}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_letters_that_there_are_not_do_no_harm():
+    command = [sys.executable, "-m", "dne_lib", "--help"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    subprocess.run(command, env=ascii_only, capture_output=True, check=True)
+
+
+def test_a_preset_without_a_name_is_one_clear_error(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--preset"])
+    assert "__main__" not in capsys.readouterr().err
+
+
 def test_the_built_in_data_is_rendered_once_and_only_in_its_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = []

@@ -189,3 +189,9 @@ def test_files_that_are_no_plan(tmp_path):
     path.write_text("title: [")
     with pytest.raises(InputError, match="not valid YAML"):
         read_plan(path)
+    for odd in ("title: 2020-13-45", "title: !!int abc", "title: a\nseeds: [0]\ntitle: b"):
+        path.write_text(odd)
+        with pytest.raises(InputError, match=r"not valid YAML.*"):
+            read_plan(path)
+    with pytest.raises(InputError, match=r"title is given twice"):
+        read_plan(path)

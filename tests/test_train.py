@@ -795,3 +795,52 @@ def test_a_setting_that_is_misspelt_or_wrong_is_refused(config, tmp_path):
     config.loss.vertices = -1.0
     with pytest.raises(InputError, match=r"loss\.vertices is -1"):
         train(config, tmp_path / "run")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("optimizer.bin", truncated, "damaged"),
+        ("optimizer.bin", Path.unlink, "damaged"),
+        ("model.safetensors", truncated, "damaged"),
+        ("step.json", lambda path: path.write_text("{}"), "names no step"),
+        ("step.json", lambda path: path.write_text("[]"), "names no step"),
+        ("../config.json", lambda path: path.write_text('{"model": []}'), "no configuration"),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_gone_on_with(config, tmp_path, name, damage, message):
+    run = train(config, tmp_path / "run", until=2)
+    damage(run / "checkpoint" / name)
+    with pytest.raises(InputError, match=message):
+        train(config, run, resume=True)
+
+
+def test_a_damaged_line_of_the_log_hides_no_other(config, tmp_path):
+    run = train(config, tmp_path / "run", until=2)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "lo\n')
+    train(config, run, resume=True)
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_other_pictures_with_the_same_labels_are_other_data(config, builtin_data, tmp_path):
+    run = train(config, tmp_path / "run", until=2)
+    copy = shutil.copytree(builtin_data, tmp_path / "moved")
+    config.data.root = copy
+    train(config, run, resume=True, until=3)
+    recipe = json.loads((copy / "recipe.json").read_text())
+    (copy / "recipe.json").write_text(json.dumps({**recipe, "varied": 1}))
+    config.data.root = copy.rename(tmp_path / "varied")
+    with pytest.raises(InputError, match=r"data\.root differ"):
+        train(config, run, resume=True)
+
+
+def test_noise_that_would_kill_the_process_is_refused(config, tmp_path):
+    config.model.gamma = 1e38
+    with pytest.raises(InputError, match=r"model\.gamma is 1e\+38: give 1000 at most"):
+        train(config, tmp_path / "run")

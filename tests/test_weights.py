@@ -1,16 +1,24 @@
 import dataclasses
 import json
+import math
 
 import pytest
 import safetensors.torch
 import torch
 
 from dne_lib import load_pretrained
-from dne_lib.config import Config, ModelConfig
+from dne_lib.config import Config, ModelConfig, config_to_dict
 from dne_lib.files import InputError
 from dne_lib.model import DualNoiseNetwork
 from dne_lib.model.noise import Calibration
-from dne_lib.weights import find_weights, load_network, load_weights, read_weights, save_network
+from dne_lib.weights import (
+    find_weights,
+    load_network,
+    load_weights,
+    read_calibration,
+    read_weights,
+    save_network,
+)
 from scripts.average_weights import average
 from scripts.join_weights import join
 
@@ -155,3 +163,42 @@ def test_networks_that_differ_have_no_mean(tmp_path):
         save_network(DualNoiseNetwork(model), Config(model=model), file)
     with pytest.raises(InputError, match=r"not alike: model\.ridge differ"):
         average([str(file) for file in files], tmp_path / "mean.safetensors")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    network, path = DualNoiseNetwork(MODEL), tmp_path / "net.safetensors"
+    torch.nn.init.constant_(network.coarse.maps.bias, math.nan)
+    save_network(network, Config(model=MODEL), path)
+    with pytest.raises(InputError, match=r"no numbers, coarse\.maps\.bias first"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "fit", [(math.nan, 1, 1), (1, 0, 1), (1, 1, -1), (-1, 1, 1), ("a", 1, 1), (1, 1)]
+)
+def test_a_calibration_that_no_fit_gives_is_not_believed(tmp_path, caplog, fit):
+    network, path = DualNoiseNetwork(MODEL), tmp_path / "net.safetensors"
+    good = {"IH": Calibration(0.0, 0.1, 3.0)}
+    network.calibration = good
+    save_network(network, Config(model=MODEL), path)
+    assert read_calibration(path) == good
+    bad = json.dumps({"SH": dict(zip(("gamma", "delta", "freedom"), fit, strict=False))})
+    config = json.dumps(config_to_dict(Config(model=MODEL)))
+    safetensors.torch.save_file(
+        network.state_dict(), path, metadata={"config": config, "calibration": bad}
+    )
+    assert read_calibration(path) == {}
+    assert "calibrate it again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [("data", "root", None), ("data", "margin", "x"), ("train", "workers", "x")],
+)
+def test_a_configuration_with_impossible_values_is_refused(tmp_path, part, field, value):
+    network, path = DualNoiseNetwork(MODEL), tmp_path / "net.safetensors"
+    values = config_to_dict(Config(model=MODEL))
+    values[part][field] = value
+    safetensors.torch.save_file(network.state_dict(), path, metadata={"config": json.dumps(values)})
+    with pytest.raises(InputError, match=r"net\.safetensors"):
+        read_weights(path)

@@ -44,8 +44,10 @@ def check_data_config(data: DataConfig) -> None:
     for name in ("rotation", "shift", "noise"):
         if getattr(data, name) < 0:
             raise InputError(f"data.{name} is {getattr(data, name)}: it cannot be negative")
-    if data.margin <= 0:
-        raise InputError(f"data.margin is {data.margin}: it must be above zero")
+    if not 0.1 <= data.margin <= 100:
+        raise InputError(f"data.margin is {data.margin}: it must be from 0.1 to 100")
+    if data.rotation > 360:
+        raise InputError(f"data.rotation is {data.rotation}: 360 degrees are all there are")
 
 
 def draw(rng: np.random.Generator, data: DataConfig) -> Augmentation:

@@ -592,7 +592,10 @@ def _columns(records: list, names: tuple[str, ...], path: Path) -> list[tuple]:
 
 def _ids(values: Sequence, path: Path) -> np.ndarray:
     try:
-        return np.array(values, np.int64)
+        found = np.array(values)
+        if found.size and found.dtype.kind == "f":  # would be cut
+            raise ValueError
+        return found.astype(np.int64)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{path}: numbers of images, annotations or frames are not whole: write or download "
@@ -637,10 +640,13 @@ def _camera(cameras: dict, capture: str, camera: str, where: str) -> tuple:
     shapes = {"camrot": (3, 3), "campos": 3, "focal": 2, "princpt": 2}
     parts = _fields(record, tuple(shapes), f"{where} capture {capture}")
     where = f"{where} capture {capture}, camera {camera}"
-    return tuple(
+    rotation, position, focal, principal = (
         _numbers(_fields(part, (camera,), f"{where}, {name}")[0], shape, f"{where}, {name}")
         for part, (name, shape) in zip(parts, shapes.items(), strict=True)
     )
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.01 or focal.min() <= 0:
+        raise InputError(f"{where}: no camera is like that: download the file again")
+    return rotation, position, focal, principal
 
 
 def _fits(mano: dict, capture: str, frame: str, where: str) -> tuple:

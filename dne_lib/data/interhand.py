@@ -15,6 +15,7 @@ Rulings:
   download; how many, and of which captures, is logged.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ from dne_lib.data.index import (
     read_index,
 )
 from dne_lib.data.shards import Shards, is_exported
-from dne_lib.data.subsets import PUBLISHED, chosen, is_builtin, release
+from dne_lib.data.subsets import PUBLISHED, chosen, is_builtin, recipe, release
 from dne_lib.data.targets import Labels, targets
 from dne_lib.files import InputError
 from dne_lib.mano import HandModel
@@ -179,8 +180,11 @@ class InterHand(Dataset):
             )
 
     def identity(self) -> dict[str, str]:
-        """Which labels and hand model these are, wherever they lie."""
-        return {"labels": content_digest(self.labels), "hands": self.fits.folder.name}
+        """Which labels, hand model and pictures these are, wherever they lie."""
+        names = {"labels": content_digest(self.labels), "hands": self.fits.folder.name}
+        # Those of `dne synthesize` may be drawn in several ways with the same labels.
+        drawn = {key: value for key, value in recipe(self.root).items() if key not in PUBLISHED}
+        return names | ({"pictures": json.dumps(drawn, sort_keys=True)} if drawn else {})
 
     def record(self) -> dict[str, Any]:
         """Which images these are, for a results file; `counts` tells what was left out."""

@@ -8,6 +8,7 @@ train the published M without the 76,457 that both annotated. Val has no H.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -85,17 +86,31 @@ def is_builtin(root: Path) -> bool:
     return (root / "recipe.json").is_file()
 
 
+def recipe(root: Path) -> dict[str, Any]:
+    """What `dne synthesize` was asked for; nothing where it did not make the tree.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not is_builtin(root):
+        return {}
+    path = root / "recipe.json"
+    if not isinstance(found := read_json(path), dict):
+        raise InputError(f"{path} is no recipe of `dne synthesize`: make the data again")
+    return found
+
+
 def is_varied(root: Path) -> bool:
     """Whether it was made by `dne synthesize --varied`."""
-    return is_builtin(root) and "varied" in read_json(root / "recipe.json")
+    return "varied" in recipe(root)
 
 
 def release(root: Path, index: Index) -> str:
     """Which data these are, as far as the files tell."""
     if is_builtin(root):
-        recipe = read_json(root / "recipe.json")
+        made = recipe(root)
         name = "varied built-in data" if is_varied(root) else "built-in data"
-        return f"{name}, version {recipe.get('version')}, seed {recipe.get('seed')}"
+        return f"{name}, version {made.get('version')}, seed {made.get('seed')}"
     steps = frame_steps(index)
     if not steps.any():
         return "InterHand2.6M, frame rate unknown"

@@ -71,6 +71,9 @@ def check_model_config(config: ModelConfig) -> None:
     for name in ("channels", "samples", "voxel_grid", "gamma", "delta", "ridge"):
         if getattr(config, name) <= 0:
             raise InputError(f"model.{name} is {getattr(config, name)}: it must be above zero")
+    for name in ("gamma", "delta"):  # with points at infinity, reading F kills the process
+        if getattr(config, name) > 1000:
+            raise InputError(f"model.{name} is {getattr(config, name)}: give 1000 at most")
     if config.modules < 0 or config.vertex_embedding < 0:
         raise InputError("model.modules and model.vertex_embedding cannot be negative")
 

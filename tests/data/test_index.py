@@ -426,6 +426,7 @@ def test_what_is_missing_is_named_briefly():
         (lambda v: v.update(images={}), "images is not a list"),
         (lambda v: v.update(images=[]), "image 0, which is not listed"),
         (lambda v: v["images"][1].update(id="one"), "not whole"),
+        (lambda v: v["images"][0].update(id=0.5), "not whole"),
         (lambda v: v["images"].__setitem__(1, 3), "an image has no field id"),
         (lambda v: v["annotations"].__setitem__(1, []), "an annotation has no field image_id"),
         (lambda v: v["annotations"][1].pop("image_id"), "annotation 1 has no field image_id"),
@@ -451,12 +452,26 @@ def test_bad_labels_are_named(tree, change, words):
             lambda v: v["0"]["3"].update(world_coord=None),
             "capture 0, frame 3, world_coord is no list",
         ),
+        *(
+            ("camera", lambda v, part=part, bad=bad: edit_cameras(v, part, bad), "no camera")
+            for part, bad in (
+                ("focal", [0, 900]),
+                ("focal", [-900, 900]),
+                ("camrot", [[0] * 3] * 3),
+            )
+        ),
     ],
 )
 def test_bad_labels_of_hands_are_named(tree, name, change, words):
     edit(tree, name, change)
     with pytest.raises(InputError, match=rf"{name}\.json.*{words}"):
         read_index(tree, "train")
+
+
+def edit_cameras(cameras, part, value):
+    """The same value for every camera."""
+    for capture in cameras.values():
+        capture[part] = dict.fromkeys(capture[part], value)
 
 
 def test_a_capture_without_fits_has_none(tree):
