@@ -546,7 +546,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a mistake in what was given is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stdout is None:  # closed before we began
-        sys.stdout = Path(os.devnull).open("w")
+        sys.stdout = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files need not be text; elsewhere a letter that there is not becomes "?".
         utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
