@@ -476,12 +476,11 @@ def _open_run(
         if data.exists():
             before = read_json(data)
             both = before.keys() & identity.keys()  # an earlier version wrote fewer
-            if not both:
-                raise InputError(
-                    f"{output} was trained on another kind of data set: resume with that"
-                )
-            if all(before[key] == identity[key] for key in both):
-                free += ["data.root", "data.mano"]
+            differ = sorted(key for key in both if before[key] != identity[key])
+            if differ or not both:
+                other = ", ".join(differ) or "another kind of data set"
+                raise InputError(f"{output} was trained on other data ({other}): resume with those")
+            free += ["data.root", "data.mano"]
         begun = config_to_dict(config_from_dict(read_json(path), path))
         if differ := differences(begun, values, free):
             raise InputError(
